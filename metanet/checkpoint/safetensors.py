@@ -1,0 +1,65 @@
+"""safetensors files: a JSON header, then plain numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from metanet.checkpoint.registry import Contents, Probe, reader
+from metanet.errors import CheckpointError
+
+MAX_HEADER = 100_000_000
+ORDER = "metanet.order"
+"""Metadata key under which ``save`` keeps the order of the tensors, since the format sorts them by type and name."""
+
+
+def recognises(probe: Probe) -> bool:
+    """A length of eight bytes, then a JSON object."""
+    length = int.from_bytes(probe.head[:8], "little")
+    return 2 <= length <= MAX_HEADER and probe.head[8:].lstrip(b" ")[:2] in (b'{"', b"{}")
+
+
+@reader("safetensors", extensions=(".safetensors",), recognises=recognises)
+def read(path: Path) -> Contents:
+    """Read all tensors in the order of the header, or in the order that ``save`` noted."""
+    header = read_header(path)
+    metadata = header.pop("__metadata__", {})
+    names = order(list(header), metadata.pop(ORDER, None))
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in names}, metadata
+    except (SafetensorError, RuntimeError, AttributeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the file is damaged or has a type that PyTorch lacks (got {error}).") from None
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """Read the header and compare what it promises with the size of the file.
+
+    Raises:
+        CheckpointError: The file is truncated or damaged.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, MAX_HEADER):
+            raise CheckpointError(f"the header is truncated (got {size - 8:,} bytes, {length:,} promised). Download it again.")
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            promised = 8 + length + max(ends, default=0)
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"the header is damaged (got {type(error).__name__}: {error}). Download it again.") from None
+    if promised != size:
+        fault = "truncated" if size < promised else "damaged"
+        raise CheckpointError(f"the file is {fault} (got {size:,} bytes, {promised:,} promised). Download it again.")
+    return dict(header)
+
+
+def order(names: list[str], noted: str | None) -> list[str]:
+    """The noted order if it is one of exactly these names, else the order of the header."""
+    try:
+        wanted = json.loads(noted) if noted else None
+    except ValueError:
+        return names
+    return wanted if isinstance(wanted, list) and sorted(map(str, wanted)) == sorted(names) else names

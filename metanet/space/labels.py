@@ -1,0 +1,116 @@
+"""Axes and labels in their final, immutable form.
+
+A :class:`Label` says what indexes one dimension of a tensor: an axis, a row-major product of labels, or a
+concatenation of labels. A permutation of the axes turns into a permutation of that dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+AxisKind = Literal["neuron", "input", "output", "fixed"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An index that several tensors share.
+
+    Attributes:
+        name: Unique in its space; where the axis was first seen (``"conv1.weight[0]"``).
+        size: Number of entries.
+        kind: ``"neuron"`` if its entries may be permuted; ``"input"`` and ``"output"`` are the network's own
+            interface, whose order matters; ``"fixed"`` is everything else that is ordered (positions, kernel taps,
+            what an unsupported operation touched).
+        reason: Why it is not free; empty for neurons.
+    """
+
+    name: str
+    size: int
+    kind: AxisKind
+    reason: str = ""
+
+    @property
+    def free(self) -> bool:
+        """Whether entries may be permuted without changing the network's function."""
+        return self.kind == "neuron"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What indexes one dimension of a tensor.
+
+    Attributes:
+        size: Entries of the dimension.
+        op: ``"axis"``, ``"product"`` (row-major, outer first), ``"concat"``, or ``"unit"`` for size 1.
+        axis: Axis name where ``op`` is ``"axis"``.
+        parts: Factors or pieces otherwise.
+    """
+
+    size: int
+    op: Literal["axis", "product", "concat", "unit"]
+    axis: str = ""
+    parts: tuple[Label, ...] = ()
+
+    @cached_property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes below this label, outer first, repeats kept."""
+        return tuple(self._walk())
+
+    def _walk(self) -> Iterator[str]:
+        if self.op == "axis":
+            yield self.axis
+        for part in self.parts:
+            yield from part._walk()
+
+    def gather(self, perms: Mapping[str, Tensor]) -> Tensor | None:
+        """The index that permutes this dimension: ``new[i] = old[index[i]]``.
+
+        Args:
+            perms: A permutation ``[size]`` per axis name; missing axes stay.
+
+        Returns:
+            Int64 indices ``[size]``, or None if nothing moves.
+        """
+        if not any(axis in perms for axis in self.axes):
+            return None
+        if self.op == "axis":
+            return perms[self.axis]
+        parts = [p.gather(perms) for p in self.parts]
+        full = [torch.arange(p.size) if i is None else i for p, i in zip(self.parts, parts, strict=True)]
+        if self.op == "concat":
+            starts = [sum(p.size for p in self.parts[:k]) for k in range(len(self.parts))]
+            return torch.cat([i + s for i, s in zip(full, starts, strict=True)])
+        index = torch.zeros(1, dtype=torch.long)
+        for i in full:
+            index = (index[:, None] * len(i) + i[None, :]).reshape(-1)
+        return index
+
+    def to_data(self) -> Any:
+        """Plain JSON data: an axis name, ``1``, or ``{"product": [...]}`` / ``{"concat": [...]}``."""
+        if self.op == "axis":
+            return self.axis
+        return self.size if self.op == "unit" else {self.op: [p.to_data() for p in self.parts]}
+
+    @staticmethod
+    def from_data(data: Any, sizes: Mapping[str, int]) -> Label:
+        """Inverse of :meth:`to_data`; ``sizes`` gives the size of each axis by name."""
+        if isinstance(data, str):
+            return Label(sizes[data], "axis", data)
+        if isinstance(data, int):
+            return Label(data, "unit")
+        ((op, raw),) = data.items()
+        parts = tuple(Label.from_data(d, sizes) for d in raw)
+        size = math.prod(p.size for p in parts) if op == "product" else sum(p.size for p in parts)
+        return Label(size, op, parts=parts)
+
+    def __str__(self) -> str:
+        if self.op in ("axis", "unit"):
+            return self.axis or str(self.size)
+        return "(" + (" x " if self.op == "product" else " + ").join(map(str, self.parts)) + ")"

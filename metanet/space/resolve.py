@@ -1,0 +1,84 @@
+"""From the dims of a finished walk to an immutable weight space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from metanet.space.axes import Dim, find
+from metanet.space.labels import Axis, AxisKind, Label
+from metanet.space.walk import Walk
+from metanet.space.weight_space import Link, TensorSpec, WeightSpace
+
+
+def resolve(
+    tensors: Mapping[str, Sequence[Dim]],
+    walk: Walk,
+    aliases: Mapping[str, tuple[str, ...]] | None = None,
+    source: str = "trace",
+) -> WeightSpace:
+    """Name the axes and write everything down in final form.
+
+    An axis is named after the first tensor dimension, in state-dict order, that it indexes.
+
+    Args:
+        tensors: Dims of every tensor of the space, in state-dict order.
+        walk: The finished walk.
+        aliases: Other names of tied tensors.
+        source: How the dims were found.
+    """
+    names = _Names()
+    specs = []
+    for name, dims in tensors.items():
+        labels = tuple(names.label(dim, f"{name}[{i}]") for i, dim in enumerate(dims))
+        specs.append(TensorSpec(name, tuple(d.size for d in dims), labels, (aliases or {}).get(name, ())))
+    links = tuple(
+        Link(
+            d.tensor,
+            d.kind,
+            None if d.source is None else names.label(d.source, f"{d.tensor}.source"),
+            names.label(d.target, f"{d.tensor}.target"),
+            d.source_dims,
+            d.target_dims,
+            d.depth,
+            d.activation,
+            d.stride,
+            d.module,
+        )
+        for d in walk.links
+    )
+    opaque = tuple(dict.fromkeys(walk.opaque))
+    return WeightSpace(tuple(names.axes), tuple(specs), links, opaque, source=source)
+
+
+class _Names:
+    """Assigns a name to every atom on first sight."""
+
+    def __init__(self) -> None:
+        self.axes: list[Axis] = []
+        self._of: dict[Dim, str] = {}
+        self._taken: set[str] = set()
+
+    def label(self, dim: Dim, place: str) -> Label:
+        node = find(dim)
+        if node.form != "atom":
+            return Label(node.size, node.form, parts=tuple(self.label(p, place) for p in node.parts))  # type: ignore[arg-type]
+        if node.size == 1:
+            return Label(1, "unit")
+        if node not in self._of:
+            self._of[node] = self._name(place)
+            self.axes.append(Axis(self._of[node], node.size, _kind(node.frozen), node.frozen or ""))
+        return Label(node.size, "axis", self._of[node])
+
+    def _name(self, place: str) -> str:
+        name, count = place, 1
+        while name in self._taken:
+            count += 1
+            name = f"{place}.{count}"
+        self._taken.add(name)
+        return name
+
+
+def _kind(frozen: str | None) -> AxisKind:
+    if frozen is None:
+        return "neuron"
+    return "input" if frozen == "input" else "output" if frozen == "output" else "fixed"

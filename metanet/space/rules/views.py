@@ -1,0 +1,147 @@
+"""Views: operations that move, join or split dimensions without mixing entries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import fx
+
+from metanet.space.axes import Dim, product, split_product
+from metanet.space.rules.registry import rule
+from metanet.space.walk import Origin, Value, Walk, shape_of
+
+
+@rule("clone", "alias", "contiguous", "detach", "_to_copy", "lift_fresh", "to", "copy", "dropout", "view_as_real_copy")
+def identity(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """The same entries (``copy`` overwrites its first argument with the second)."""
+    return args[0] if "copy." in str(node.target) and args and isinstance(args[0], Value) else x
+
+
+@rule("permute")
+def permute(walk: Walk, node: fx.Node, x: Value, order: Sequence[int]) -> Value:
+    """Reorder dimensions."""
+    return _reindex(x, [d % len(x.dims) for d in order])
+
+
+@rule("transpose")
+def transpose(walk: Walk, node: fx.Node, x: Value, a: int, b: int) -> Value:
+    """Exchange two dimensions."""
+    order = list(range(len(x.dims)))
+    a, b = a % len(order), b % len(order)
+    order[a], order[b] = order[b], order[a]
+    return _reindex(x, order)
+
+
+@rule("t")
+def t(walk: Walk, node: fx.Node, x: Value) -> Value:
+    """Transpose a matrix."""
+    return _reindex(x, list(range(len(x.dims)))[::-1])
+
+
+@rule("unsqueeze")
+def unsqueeze(walk: Walk, node: fx.Node, x: Value, dim: int) -> Value:
+    """Insert a dimension of size 1."""
+    order: list[int | None] = list(range(len(x.dims)))
+    order.insert(dim % (len(x.dims) + 1), None)
+    return _reindex(x, order)
+
+
+@rule("squeeze")
+def squeeze(walk: Walk, node: fx.Node, x: Value, dim: Any = None) -> Value:
+    """Drop dimensions of size 1."""
+    asked = range(len(x.dims)) if dim is None else [dim] if isinstance(dim, int) else dim
+    gone = {d % len(x.dims) for d in asked if x.dims[d].size == 1} if x.dims else set()
+    return _reindex(x, [i for i in range(len(x.dims)) if i not in gone])
+
+
+@rule("expand")
+def expand(walk: Walk, node: fx.Node, x: Value, sizes: Sequence[int], **kwargs: Any) -> Value:
+    """Repeat dimensions of size 1: the copies are equal, so their order means nothing."""
+    shape = shape_of(node)
+    offset = len(shape) - len(x.dims)
+    kept = [i - offset if i >= offset and x.dims[i - offset].size == s else None for i, s in enumerate(shape)]
+    return replace(
+        _reindex(x, kept), dims=tuple(Dim(s) if k is None else x.dims[k] for k, s in zip(kept, shape, strict=True))
+    )
+
+
+@rule("repeat")
+def repeat(walk: Walk, node: fx.Node, x: Value, repeats: Sequence[int]) -> Value:
+    """Tile: a tiled dimension is the product of the copies and the original."""
+    offset = len(repeats) - len(x.dims)
+    dims = []
+    for i, count in enumerate(repeats):
+        own = x.dims[i - offset] if i >= offset else Dim(1)
+        dims.append(product((Dim(count), own)) if count * own.size != 1 else Dim(1))
+    return walk.make(dims, x)
+
+
+@rule("view", "reshape", "_unsafe_view", "flatten", "view_copy", "unflatten", "_reshape_alias")
+def reshape(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Regroup dimensions: the dims of each group are multiplied together and split again."""
+    dims: list[Dim] = []
+    origin: list[int | None] = []
+    for old, shape in _groups(x.shape, shape_of(node)):
+        own = [x.dims[i] for i in old]
+        if len(own) == 1 and len(shape) == 1:
+            dims.append(own[0])
+            origin.append(x.origin.dims[old[0]] if x.origin else None)
+            continue
+        if shape:
+            dims.extend(split_product(product(own), shape, walk.where(node)))
+        wide = [i for i in old if x.dims[i].size != 1]
+        source = x.origin.dims[wide[0]] if x.origin and len(wide) == 1 else None
+        origin.extend(source if s != 1 else None for s in shape)
+    known = x.origin is not None and all(
+        o is not None for o, d in zip(origin, dims, strict=True) if d.size != 1
+    )
+    return replace(x, dims=tuple(dims), origin=Origin(x.origin.tensor, tuple(origin)) if known and x.origin else None)
+
+
+def _groups(before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Smallest consecutive groups of old dimensions and new sizes that hold equally many entries."""
+    i = j = 0
+    while i < len(before) or j < len(after):
+        old, new = [], []
+        if i < len(before):
+            old.append(i)
+            i += 1
+        if j < len(after):
+            new.append(after[j])
+            j += 1
+        while math.prod(before[k] for k in old) != math.prod(new):
+            if math.prod(before[k] for k in old) < math.prod(new):
+                old.append(i)
+                i += 1
+            else:
+                new.append(after[j])
+                j += 1
+        yield old, new
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(walk: Walk, node: fx.Node, x: Value, factor: int) -> Value:
+    """``[N, C r r, H, W] -> [N, C, H r, W r]``: sub-pixel positions are ordered."""
+    *batch, channels, _, _ = x.dims
+    kept, *inner = split_product(channels, (channels.size // factor**2, factor, factor), walk.where(node))
+    walk.freeze(node, *inner, *x.dims[-2:])
+    return walk.make([*batch, kept, *(walk.fixed(node, s) for s in shape_of(node)[-2:])], x)
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(walk: Walk, node: fx.Node, x: Value, factor: int) -> Value:
+    """``[N, C, H r, W r] -> [N, C r r, H, W]``."""
+    *batch, channels, _, _ = x.dims
+    walk.freeze(node, *x.dims[-2:])
+    positions = [walk.fixed(node, factor), walk.fixed(node, factor)]
+    return walk.make([*batch, product((channels, *positions)), *(walk.fixed(node, s) for s in shape_of(node)[-2:])], x)
+
+
+def _reindex(x: Value, order: Sequence[int | None]) -> Value:
+    """Reorder, drop or insert (None) dimensions."""
+    dims = tuple(Dim(1) if i is None else x.dims[i] for i in order)
+    origin = x.origin and Origin(x.origin.tensor, tuple(None if i is None else x.origin.dims[i] for i in order))
+    return replace(x, dims=dims, origin=origin)

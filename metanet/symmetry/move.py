@@ -1,0 +1,118 @@
+"""Moves: elements of a weight space's symmetry group, acting on plain state dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from metanet.errors import SpaceError
+from metanet.space.weight_space import WeightSpace
+
+KINDS = ("permutation",)
+
+
+@dataclass(frozen=True)
+class Move:
+    """A permutation of every free axis.
+
+    The direction is the same everywhere: ``new[i] = old[perm[i]]``.
+
+    Attributes:
+        space: The space whose group this is an element of.
+        perms: Int64 permutation ``[size]`` by axis name; axes left out stay.
+    """
+
+    space: WeightSpace
+    perms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def apply(self, state: Mapping[str, Tensor], batched: bool = False) -> dict[str, Tensor]:
+        """Act on a state dict.
+
+        Args:
+            state: Tensors by name, ``[*shape]``; entries that the space does not govern are passed through.
+            batched: Whether tensors are stacked, ``[B, *shape]``.
+
+        Returns:
+            New tensors in the order of ``state``; nothing is changed in place.
+
+        Raises:
+            SpaceError: A tensor is missing or has another shape than in the space.
+        """
+        check_state(self.space, state, batched)
+        new = dict(state)
+        for spec in self.space.tensors:
+            moved = state[spec.name]
+            for dim, label in enumerate(spec.labels):
+                index = label.gather(self.perms)
+                if index is not None:
+                    moved = moved.index_select(dim + batched, index.to(moved.device))
+            for name in (spec.name, *spec.aliases):
+                if name in new:
+                    new[name] = moved
+        return new
+
+    def inverse(self) -> Move:
+        """The move that undoes this one."""
+        return Move(self.space, {name: torch.argsort(perm) for name, perm in self.perms.items()})
+
+    def compose(self, other: Move) -> Move:
+        """The move that acts like ``other`` first and then this one."""
+        perms = dict(other.perms)
+        for name, perm in self.perms.items():
+            perms[name] = perms[name][perm] if name in perms else perm
+        return Move(self.space, perms)
+
+    def __repr__(self) -> str:
+        return f"Move(permutes {sum(len(p) for p in self.perms.values())} neurons on {len(self.perms)} axes)"
+
+
+def sample(
+    space: WeightSpace, seed: int = 0, kinds: Sequence[str] = ("permutation",), axes: Sequence[str] | None = None
+) -> Move:
+    """Draw a random element of the symmetry group.
+
+    Args:
+        space: The space.
+        seed: Seed of the draw.
+        kinds: Generators to draw from; ``"permutation"``.
+        axes: Names of the free axes to move; all by default.
+
+    Returns:
+        A move in which no axis of size two or more keeps its order.
+
+    Raises:
+        SpaceError: A kind is not known.
+    """
+    unknown = sorted(set(kinds) - set(KINDS))
+    if unknown:
+        raise SpaceError(f"cannot sample symmetries of kind {unknown}; accepted: {', '.join(KINDS)}")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = {a.name: _shuffle(a.size, generator) for a in space.free_axes}
+    return Move(space, {name: p for name, p in chosen.items() if (axes is None or name in axes) and len(p) > 1})
+
+
+def _shuffle(size: int, generator: torch.Generator) -> Tensor:
+    """A random permutation that is not the identity."""
+    perm = torch.randperm(size, generator=generator)
+    return perm.roll(1) if size > 1 and torch.equal(perm, torch.arange(size)) else perm
+
+
+def check_state(space: WeightSpace, state: Mapping[str, Tensor], batched: bool = False) -> None:
+    """Raise unless a state dict has every tensor of a space, in its shape (a leading batch dimension if batched)."""
+    for spec in space.tensors:
+        if spec.name not in state:
+            raise SpaceError(
+                f"tensor '{spec.name}' {list(spec.shape)} is missing; got {_some(state)}. "
+                f"The state dict must come from the architecture of the space"
+            )
+        shape = tuple(state[spec.name].shape)[1 if batched else 0 :]
+        if shape != spec.shape:
+            raise SpaceError(f"tensor '{spec.name}' has shape {list(shape)}, the space says {list(spec.shape)}")
+
+
+def _some(state: Mapping[str, Tensor]) -> str:
+    names = list(state)
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "no tensors"

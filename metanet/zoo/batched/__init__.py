@@ -1,0 +1,1 @@
+"""Training many nets of one architecture as one batched computation."""

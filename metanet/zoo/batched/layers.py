@@ -1,0 +1,223 @@
+"""Layers of many nets at once, with hand-written gradients and buffers that are allocated once.
+
+Layout: ``[k, *shape, batch]``, k nets, **images innermost**. Then a convolution's patches ``[k, C*K*K, positions*batch]``
+are copied in runs of whole rows of a batch, its product ``W @ patches`` already has the next layer's layout, and so has
+the gradient; biases ride along as one more column of the weights against a row of ones. Everything a few nets touch in
+a step stays in a core's L2 cache.
+
+A layer writes into the ``input`` buffer of its successor (``into``), padded where that one needs padding, so that no
+value is copied for layout's sake. ``backward`` takes the gradient of what the layer wrote and returns that of what it
+read; gradients of parameters are left in ``grad``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metanet.zoo import architecture as spec
+
+
+class Layer(Protocol):
+    """What a network needs of a layer."""
+
+    input: Tensor | None  # where the predecessor writes, if the layer needs its input laid out in its own buffer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output for its input."""
+        ...
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the input, given that of the output."""
+        ...
+
+
+class Affine:
+    """``y = W x + b`` per net, ``W`` of shape ``[k, out, fan_in + 1]`` with the bias in its last column."""
+
+    input: Tensor | None
+
+    def __init__(self, weight: Tensor, grad: Tensor, columns: int) -> None:
+        k, out, wide = weight.shape
+        self.weight, self.grad = weight, grad
+        self.x = weight.new_ones(k, wide, columns)  # last row stays one
+        self.y = weight.new_empty(k, out, columns)
+        self._grad = weight.new_empty(k, out, wide)  # bmm is slow into strided memory: written here, then copied
+        self._grad_x = weight.new_empty(k, wide - 1, columns)
+
+    def product(self) -> Tensor:
+        """Return ``W @ x``."""
+        return torch.bmm(self.weight, self.x, out=self.y)
+
+    def gradients(self, grad: Tensor, need_input: bool) -> Tensor:
+        """Leave the gradient of the parameters in ``grad``; return that of ``x`` without its row of ones."""
+        grad = grad.reshape(self.y.shape)
+        self.grad.copy_(torch.bmm(grad, self.x.transpose(1, 2), out=self._grad))
+        if need_input:
+            torch.bmm(self.weight[:, :, :-1].transpose(1, 2), grad, out=self._grad_x)
+        return self._grad_x
+
+
+class Linear(Affine):
+    """Affine map of flattened features."""
+
+    def __init__(self, shape: tuple[int, ...], weight: Tensor, grad: Tensor, batch: int, need_input: bool) -> None:
+        super().__init__(weight, grad, batch)
+        self.need_input = need_input
+        self.input = self.x[:, :-1].view(len(weight), *shape, batch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[k, out, batch]``."""
+        if x is not self.input:
+            self.input.copy_(x)  # type: ignore[union-attr]
+        return self.product()
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the input."""
+        return self.gradients(grad, self.need_input).view(self.input.shape)  # type: ignore[union-attr]
+
+
+class Conv(Affine):
+    """Convolution as one product with gathered patches (im2col), its input gradient by a few shifted additions."""
+
+    def __init__(
+        self, shape: tuple[int, ...], layer: spec.Conv, weight: Tensor, grad: Tensor, batch: int, need_input: bool
+    ) -> None:
+        channels, height, width = shape
+        n, stride, pad, k = layer.kernel, layer.stride, layer.padding, len(weight)
+        self.rows, self.columns = ((m + 2 * pad - n) // stride + 1 for m in (height, width))
+        super().__init__(weight, grad, self.rows * self.columns * batch)
+        self.need_input = need_input
+        # Whole windows only, plus what the additions of the gradient overhang: their blocks are `stride` wide.
+        high, wide = (stride * m + n + stride for m in (self.rows, self.columns))
+        high, wide = max(high, height + 2 * pad), max(wide, width + 2 * pad)
+        self._padded = weight.new_zeros(k, channels, high, wide, batch)
+        self._grad_padded = weight.new_zeros(self._padded.shape if need_input else (0,))
+        interior = (slice(None), slice(None), slice(pad, pad + height), slice(pad, pad + width))
+        self.input = self._padded[interior]
+        self._grad_input = self._grad_padded[interior] if need_input else self._grad_padded
+        s = self._padded.stride()
+        windows = (k, channels, n, n, self.rows, self.columns, batch)
+        self._windows = self._padded.as_strided(windows, (s[0], s[1], s[2], s[3], stride * s[2], stride * s[3], 1))
+        self._patches = self.x[:, :-1].view(windows)
+        self._adds = self._additions(n, stride) if need_input else []
+
+    def _additions(self, n: int, stride: int) -> list[tuple[Tensor, Tensor]]:
+        """Pair blocks of taps with the part of the padded gradient that they add to.
+
+        Taps ``a*stride .. a*stride + stride - 1`` of neighbouring windows tile the image without overlap, so that
+        ``ceil(n / stride)`` blocks a dimension suffice instead of ``n``.
+        """
+        taps = self._grad_x.view(self._patches.shape)
+        pairs = []
+        for i in range(0, n, stride):
+            for j in range(0, n, stride):
+                part = self._grad_padded[:, :, i : i + stride * self.rows, j : j + stride * self.columns]
+                tiles = part.unflatten(3, (self.columns, stride)).unflatten(2, (self.rows, stride))
+                tiles = tiles.permute(0, 1, 3, 5, 2, 4, 6)  # [k, C, tap row, tap column, row, column, batch]
+                block = taps[:, :, i : i + stride, j : j + stride]
+                pairs.append((tiles[:, :, : block.shape[2], : block.shape[3]], block))
+        return pairs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``[k, out, rows, columns, batch]``."""
+        if x is not self.input:
+            self.input.copy_(x)  # type: ignore[union-attr]
+        self._patches.copy_(self._windows)
+        y = self.product()
+        return y.view(*y.shape[:2], self.rows, self.columns, -1)
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the input, a view of the padded buffer."""
+        self.gradients(grad, self.need_input)
+        if self.need_input:
+            self._grad_padded.zero_()
+            for part, taps in self._adds:
+                part.add_(taps)
+        return self._grad_input
+
+
+def _relu_grad(grad: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=out)
+
+
+def _tanh_grad(grad: Tensor, y: Tensor, out: Tensor) -> Tensor:
+    return torch.ops.aten.tanh_backward.grad_input(grad, y, grad_input=out)
+
+
+def _relu(x: Tensor, out: Tensor) -> Tensor:
+    return torch.clamp_min(x, 0, out=out)
+
+
+def _tanh(x: Tensor, out: Tensor) -> Tensor:
+    return torch.tanh(x, out=out)
+
+
+FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "relu": (_relu, _relu_grad),
+    "tanh": (_tanh, _tanh_grad),
+}
+
+
+class Activation:
+    """Elementwise nonlinearity whose gradient follows from its output."""
+
+    input = None
+
+    def __init__(self, into: Tensor, fn: str) -> None:
+        self._into, (self._forward, self._backward) = into, FUNCTIONS[fn]
+        self._grad = torch.empty(into.shape, dtype=into.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``fn(x)``, written into the successor's input."""
+        self._forward(x, out=self._into)
+        return self._into
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return ``grad * fn'(x)``."""
+        return self._backward(grad, self._into, out=self._grad)
+
+
+class MeanPool:
+    """Mean over all positions."""
+
+    input = None
+
+    def __init__(self, into: Tensor, shape: tuple[int, ...]) -> None:
+        self._into, self._shape = into, shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the means, ``[k, C, batch]``."""
+        torch.mean(x, dim=(2, 3), out=self._into)
+        return self._into
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return the gradient spread evenly over the positions."""
+        k, channels, batch = grad.shape
+        share = (grad / prod(self._shape[1:])).view(k, channels, 1, 1, batch)
+        return share.expand(k, channels, *self._shape[1:], batch)
+
+
+class Dropout:
+    """Multiplication by given factors; none are given outside training."""
+
+    input = None
+
+    def __init__(self, into: Tensor) -> None:
+        self._into = into
+        self.factors: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x * factors``, or ``x`` if there are none."""
+        if self.factors is None:
+            return x
+        torch.mul(x, self.factors.view(x.shape), out=self._into)
+        return self._into
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return ``grad * factors``."""
+        return grad if self.factors is None else grad * self.factors.view(grad.shape)
