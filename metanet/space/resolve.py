@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from metanet.space.axes import Dim, find
+from metanet.space.axes import Dim, factors_of, find, pieces_of
 from metanet.space.labels import Axis, AxisKind, Label
 from metanet.space.walk import Walk
 from metanet.space.weight_space import Link, TensorSpec, WeightSpace
@@ -61,7 +61,8 @@ class _Names:
     def label(self, dim: Dim, place: str) -> Label:
         node = find(dim)
         if node.form != "atom":
-            return Label(node.size, node.form, parts=tuple(self.label(p, place) for p in node.parts))  # type: ignore[arg-type]
+            parts = factors_of(node) if node.form == "product" else pieces_of(node)
+            return Label(node.size, node.form, parts=tuple(self.label(p, place) for p in parts))  # type: ignore[arg-type]
         if node.size == 1:
             return Label(1, "unit")
         if node not in self._of:

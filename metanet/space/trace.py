@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,7 +59,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def _export(module: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export warns of its own internals; failures raise
             return torch.export.export(module, inputs, strict=False).run_decompositions()
     except Exception as error:  # torch.export raises many unrelated types
         reason = str(error).strip().splitlines() or [type(error).__name__]

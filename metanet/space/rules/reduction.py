@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import fx
 
-from metanet.space.axes import Dim
+from metanet.space.axes import Dim, split_concat, unify
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Value, Walk, shape_of
+from metanet.space.walk import Value, Walk
 
 
 @rule(
@@ -39,8 +39,6 @@ def softmax(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> V
 @rule("glu")
 def glu(walk: Walk, node: fx.Node, x: Value, dim: int = -1) -> Value:
     """Gated linear unit: the first half times the sigmoid of the second."""
-    from metanet.space.axes import split_concat, unify
-
     at = dim % len(x.dims)
     half = x.dims[at].size // 2
     first, second = split_concat(x.dims[at], (half, half), walk.where(node))
@@ -107,5 +105,3 @@ def _positions(dim: Any, rank: int) -> set[int]:
         return set(range(rank))
     return {int(d) % rank for d in (dim if isinstance(dim, list | tuple) else [dim])} if rank else set()
 
-
-__all__ = ["glu", "ordered", "ranked", "reduce", "shape_of", "softmax", "windows"]

@@ -84,6 +84,7 @@ def reshape(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> V
     """Regroup dimensions: the dims of each group are multiplied together and split again."""
     dims: list[Dim] = []
     origin: list[int | None] = []
+    known = x.origin is not None
     for old, shape in _groups(x.shape, shape_of(node)):
         own = [x.dims[i] for i in old]
         if len(own) == 1 and len(shape) == 1:
@@ -95,9 +96,7 @@ def reshape(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> V
         wide = [i for i in old if x.dims[i].size != 1]
         source = x.origin.dims[wide[0]] if x.origin and len(wide) == 1 else None
         origin.extend(source if s != 1 else None for s in shape)
-    known = x.origin is not None and all(
-        o is not None for o, d in zip(origin, dims, strict=True) if d.size != 1
-    )
+        known = known and (source is not None or not wide)
     return replace(x, dims=tuple(dims), origin=Origin(x.origin.tensor, tuple(origin)) if known and x.origin else None)
 
 
