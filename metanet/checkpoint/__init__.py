@@ -17,6 +17,6 @@ from metanet.checkpoint import (  # noqa: F401  (importing a reader registers it
 from metanet.checkpoint.loading import load
 from metanet.checkpoint.registry import Contents, Probe, formats, reader
 from metanet.checkpoint.saving import save
-from metanet.checkpoint.types import Checkpoint
+from metanet.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["Checkpoint", "Contents", "Probe", "formats", "load", "reader", "save"]

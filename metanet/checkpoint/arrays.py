@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metanet.checkpoint.storage import Call
 from metanet.errors import CheckpointError
 
 PLAIN = re.compile(r"[<>=|]?(b1|bool|[iuf][1248]|c8|c16|[?bBhHiIlLqQefdFD])")
@@ -68,9 +69,9 @@ def scalar(dtype: DtypeRef, data: Any = b"") -> object:
 NUMPY: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): ArrayRef,
     ("numpy", "dtype"): DtypeRef,
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): reconstruct for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): scalar for core in ("core", "_core")},
-    **{(f"numpy.{core}.numeric", "_frombuffer"): from_buffer for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): Call(reconstruct) for core in ("core", "_core")},
+    **{(f"numpy.{core}.multiarray", "scalar"): Call(scalar) for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): Call(from_buffer) for core in ("core", "_core")},
 }
 """Names that pickles use to make arrays, and what stands in for each."""
 

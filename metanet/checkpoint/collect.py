@@ -14,35 +14,39 @@ from metanet.checkpoint.unpickle import Stub
 from metanet.errors import CheckpointError
 
 MAX_DEPTH = 100
-MAX_TENSORS = 1_000_000
+MAX_VISITS = 1_000_000
 MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
 TRAINING = re.compile(
     r"optim|(lr_?)?sched|(grad_?)?scaler|amp(_|$)|callbacks$|loops$|hyper_parameters|hparams|args$|opts?$|config|cfg|rng|"
     r"random_state|datamodule|metadata$",
     re.IGNORECASE,
 )
-COPY = re.compile(r"(^|_)(ema|swa|averaged|shadow|best)(_|$)|teacher", re.IGNORECASE)
+COPY = re.compile(r"(^|_)(ema|swa|averaged|shadow|best)(_|$)", re.IGNORECASE)
 
 
-def collect(tree: Any) -> Contents:
+def collect(tree: Any, wrapped: bool = True) -> Contents:
     """Named tensors and metadata of an unpickled tree; reads the storages of those tensors only.
 
     A wrapper around the weights is opened: ``{"epoch": 3, "model": state_dict, "optimizer": ...}`` gives the names of
     ``state_dict``. If a file holds several nets, all are kept and their keys become prefixes. Optimiser states,
     schedulers and moving-average copies of a net that is there itself are left out.
 
+    Args:
+        tree: What was unpickled.
+        wrapped: Whether the net may lie inside a wrapper; if not, all names are full paths from ``tree``.
+
     Raises:
         CheckpointError: There is no tensor in it, or one cannot be read.
     """
     finder = Finder()
-    metadata, left_out = {}, []
-    while True:
+    metadata: dict[str, str] = {}
+    left_out: list[str] = []
+    child = tree if wrapped else None
+    while child is not None:
+        tree = child
         metadata |= scalars(tree)
         child, dropped = unwrap(tree, finder)
         left_out += dropped
-        if child is None:
-            break
-        tree = child
     tensors = read_all(tree, finder)
     if not tensors:
         raise CheckpointError(f"no tensors in it (got {describe(tree)}). Save the model's state_dict().")
@@ -87,6 +91,20 @@ class Finder:
 
     def __init__(self) -> None:
         self._known: dict[int, bool] = {}
+        self._visits = 0
+
+    def count(self, depth: int) -> None:
+        """Count a visit; a few kilobytes of lists that hold each other can make endless paths.
+
+        Raises:
+            CheckpointError: There were too many, or this one is too deep.
+        """
+        self._visits += 1
+        if self._visits > MAX_VISITS or depth > MAX_DEPTH:
+            raise CheckpointError(
+                f"its containers nest too deep (over {MAX_DEPTH}) or too often (over {MAX_VISITS:,}); "
+                "the file is damaged or hostile."
+            )
 
     def __call__(self, node: Any, depth: int = 0) -> bool:
         if is_tensor(node):
@@ -111,14 +129,18 @@ def unwrap(tree: Any, holds: Finder) -> tuple[Any, list[str]]:
         return None, []
     parts = [(key, value) for key, value in children(tree) if not is_tensor(value) and holds(value)]
     nets = [(key, value) for key, value in parts if not TRAINING.match(key)]
-    dropped = [key for key, value in children(tree) if TRAINING.match(key) and isinstance(value, (dict, list, Stub))]
-    dropped = [key for key in dropped if key.lower() != "metadata"]
+    dropped = [key for key, value in children(tree) if is_training(key, value) and key != "metadata"]
     originals = [(key, value) for key, value in nets if not COPY.search(key)] or nets
     loose = [key for key, value in children(tree) if is_tensor(value)]
     if len(originals) != 1 or (loose and originals[0][0] not in MODEL_KEYS):
-        return None, []
+        return None, dropped
     copies = [key for key, _ in nets if key != originals[0][0]]
     return originals[0][1], [*dropped, *copies, *loose]
+
+
+def is_training(key: str, value: Any) -> bool:
+    """Whether a part of a checkpoint is training state by its name, and there is something in it."""
+    return bool(TRAINING.match(key) and isinstance(value, (dict, list, Stub)) and value)
 
 
 def is_module(node: Any) -> bool:
@@ -147,8 +169,6 @@ def read_all(tree: Any, holds: Finder) -> dict[str, Tensor]:
     for name, node in walk(tree, "", holds, ()):
         if name in tensors:
             raise CheckpointError(f"two tensors are named '{name}'. Save the model's state_dict().")
-        if len(tensors) >= MAX_TENSORS:
-            raise CheckpointError(f"more than {MAX_TENSORS:,} tensors; the file is damaged or hostile.")
         tensors[name] = read_tensor(name, node)
     return tensors
 
@@ -157,10 +177,10 @@ def walk(node: Any, name: str, holds: Finder, above: tuple[int, ...]) -> Iterato
     """Tensors below a node with their dotted paths; training states and cycles are passed over."""
     if is_tensor(node):
         yield name or "tensor", node
-    elif holds(node) and id(node) not in above and len(above) < MAX_DEPTH:
-        drop = TRAINING.match if isinstance(node, dict) and not above else None
+    elif holds(node) and id(node) not in above:
+        holds.count(len(above))
         for key, child in children(node):
-            if drop is None or is_tensor(child) or not drop(key):
+            if above or not isinstance(node, dict) or not is_training(key, child):
                 yield from walk(child, f"{name}.{key}" if name else key, holds, (*above, id(node)))
 
 

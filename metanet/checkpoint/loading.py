@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from metanet.checkpoint.quantised import refuse_quantised
-from metanet.checkpoint.registry import HEAD_BYTES, Probe, find, formats
-from metanet.checkpoint.types import Checkpoint
+from metanet.checkpoint.registry import HEAD_BYTES, Probe, by_content, by_name, formats
+from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.errors import CheckpointError
 
 FOREIGN = {
@@ -41,9 +41,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = Path(path)
     probe = inspect(path)
-    chosen = find(probe)
+    chosen = by_content(probe)
     if chosen is None:
-        raise CheckpointError(f"Cannot read {path}: {diagnose(probe)} Accepted: {accepted()}.")
+        known = diagnose(probe)
+        chosen = by_name(probe) if known is None else None
+        if chosen is None:
+            unknown = f"got unknown content (first bytes {probe.head[:8].hex(' ')}), so the file is damaged or foreign."
+            raise CheckpointError(f"Cannot read {path}: {known or unknown} Accepted: {accepted()}.")
     try:
         tensors, metadata = chosen.read(path)
         refuse_quantised(tensors)
@@ -80,8 +84,8 @@ def inspect(path: Path) -> Probe:
     return Probe(path, size, head)
 
 
-def diagnose(probe: Probe) -> str:
-    """What a file that no reader recognises is, and what to do about it."""
+def diagnose(probe: Probe) -> str | None:
+    """What a file that no reader recognises is, and what to do about it; None if the bytes do not tell."""
     head = probe.head
     if head.startswith(b"version https://git-lfs"):
         return "got a Git LFS pointer, not the file itself. Fetch the content with `git lfs pull`."
@@ -96,7 +100,7 @@ def diagnose(probe: Probe) -> str:
         return diagnose_zip(probe)
     if b"\0" not in head and is_text(head):
         return f"got a text file (it starts with {head[:30].decode('utf-8', 'replace')!r}). Check what was saved."
-    return f"got unknown content (first bytes {head[:8].hex(' ')}). The file is damaged or of an unknown format."
+    return None
 
 
 def diagnose_zip(probe: Probe) -> str:

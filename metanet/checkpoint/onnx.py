@@ -1,1 +1,158 @@
-"""x."""
+"""ONNX files: initialisers and Constant nodes of the graph, its subgraphs and its functions. Nothing is run."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metanet.checkpoint.registry import Contents, Probe, reader, require
+from metanet.errors import CheckpointError
+
+START = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
+"""Field 1 (ir_version, a small number), then one of the other fields of ModelProto."""
+
+FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64, 14: torch.complex64, 15: torch.complex128, 16: torch.bfloat16}
+FIELDS = {1: "float_data", 10: "int32_data", 11: "double_data", 14: "float_data", 15: "double_data", 16: "int32_data"}
+NARROW = set(range(17, 40))
+"""TensorProto's float8, float4, int4 and newer types, which hold codes of quantised weights."""
+
+QUANTISED = re.compile(r"(Q|Deq|DynamicQ)uantize.*|QLinear.*|QGemm|QAttention|QMoE|(ConvInteger|MatMulInteger).*|MatMul\w*Bits|MatMulBnb4")
+
+
+@reader("onnx", extensions=(".onnx",), recognises=lambda probe: bool(START.match(probe.head)) and is_named(probe))
+def read(path: Path) -> Contents:
+    """Read every floating-point tensor under its own name; integers in ONNX files are shapes, axes and counters.
+
+    Weights keep ONNX's layouts: convolutions are ``[out, in, *taps]`` as in PyTorch, ``MatMul`` weights ``[in, out]``,
+    ``LSTM`` and ``GRU`` weights ``[directions, gates * hidden, in]`` in the gate order i, o, f, c and z, r, h.
+
+    Raises:
+        CheckpointError: The file is damaged or quantised, or external data is missing.
+    """
+    onnx = require("onnx", "onnx")
+    try:
+        model = onnx.load_model_from_string(path.read_bytes())
+    except Exception as error:  # protobuf's DecodeError is not a public name
+        raise CheckpointError(f"the protobuf is truncated or damaged (got {error}). Download it again.") from None
+    if not model.HasField("graph"):
+        raise CheckpointError("it has no graph: the file is truncated or no ONNX model. Download it again.")
+    tensors: dict[str, Tensor] = {}
+    for function in model.functions:
+        add(tensors, constants(function.node, function.name), path.parent)
+    add(tensors, weights(model.graph, ""), path.parent)
+    return tensors, describe(model)
+
+
+def is_named(probe: Probe) -> bool:
+    """Whether nothing in the name says that the bytes are something else, since ONNX has no magic number."""
+    return probe.path.suffix.lower() in ("", ".onnx", ".pb", ".bin", ".model")
+
+
+def describe(model: Any) -> dict[str, str]:
+    """Producer, versions and free properties of a model."""
+    opsets = ", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in model.opset_import)
+    said = {
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "ir_version": str(model.ir_version),
+        "opset": opsets,
+        "graph": model.graph.name,
+    }
+    return {key: value for key, value in said.items() if value} | {p.key: p.value for p in model.metadata_props}
+
+
+def weights(graph: Any, where: str) -> Iterator[tuple[str, str, Any]]:
+    """Name, place and TensorProto of everything constant in a graph and its subgraphs."""
+    if graph.sparse_initializer:
+        raise CheckpointError(f"'{graph.sparse_initializer[0].values.name}' is a sparse initialiser. Export it dense.")
+    yield from ((tensor.name, where, tensor) for tensor in graph.initializer)
+    yield from constants(graph.node, where)
+
+
+def constants(nodes: Iterable[Any], where: str) -> Iterator[tuple[str, str, Any]]:
+    """Name, place and TensorProto of the Constant nodes among ``nodes`` and of all weights in their subgraphs.
+
+    Raises:
+        CheckpointError: A node computes with quantised weights.
+    """
+    for index, node in enumerate(nodes):
+        if QUANTISED.fullmatch(node.op_type):
+            raise CheckpointError(
+                f"node '{node.name or node.output[0]}' is {node.op_type}: the model is quantised. "
+                "Only float weights are accepted: load the float model that it was made from."
+            )
+        inner = f"{where}{'.' if where else ''}{node.name or f'{node.op_type}_{index}'}"
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value":
+                yield node.output[0], where, attribute.t
+            for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
+                yield from weights(graph, f"{inner}.{attribute.name}")
+
+
+def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], folder: Path) -> None:
+    """Decode floating-point tensors into ``tensors``; a name that is taken gets its subgraph in front.
+
+    Raises:
+        CheckpointError: A tensor is damaged, quantised, or a name occurs twice in one graph.
+    """
+    for name, where, proto in found:
+        if proto.data_type in NARROW:
+            raise CheckpointError(f"'{name}' has the ONNX type {proto.data_type}, a quantised one. Load the float model.")
+        if proto.data_type not in FLOATS:
+            continue
+        key = f"{where}.{name}" if name in tensors and where else name
+        if key in tensors:
+            raise CheckpointError(f"two weights are named '{key}': the graph is damaged. Export it again.")
+        tensors[key] = decode(name, proto, folder)
+
+
+def decode(name: str, proto: Any, folder: Path) -> Tensor:
+    """Copy one TensorProto into a tensor.
+
+    Raises:
+        CheckpointError: It has fewer or more values than its shape promises.
+    """
+    dtype = FLOATS[proto.data_type]
+    field = list(getattr(proto, FIELDS[proto.data_type]))
+    if proto.data_location == 1:
+        data = read_external(name, proto, folder)
+    elif field:  # half types lie bit by bit in integers, complex numbers as pairs
+        parts = {1: np.float32, 11: np.float64, 14: np.float32, 15: np.float64}.get(proto.data_type, np.uint16)
+        data = np.asarray(field).astype(parts).tobytes()
+    else:
+        data = proto.raw_data
+    shape = tuple(proto.dims)
+    promised = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or len(data) != promised:
+        raise CheckpointError(
+            f"'{name}' {list(shape)} is truncated or damaged (got {len(data):,} bytes, {promised:,} promised)."
+        )
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
+
+
+def read_external(name: str, proto: Any, folder: Path) -> bytes:
+    """Read a tensor from a file beside the model.
+
+    Raises:
+        CheckpointError: The file is missing, too short, or outside the model's folder.
+    """
+    entries = {entry.key: entry.value for entry in proto.external_data}
+    place = entries.get("location", "")
+    file = (folder / place).resolve()
+    if not place or not file.is_relative_to(folder.resolve()):
+        raise CheckpointError(f"'{name}' lies in '{place}', accepted are files in the model's own folder.")
+    if not file.is_file():
+        raise CheckpointError(f"'{name}' lies in the file '{place}', which is missing. Put it beside the model.")
+    try:
+        start, length = int(entries.get("offset", 0)), int(entries.get("length", file.stat().st_size))
+    except ValueError as error:
+        raise CheckpointError(f"'{name}' has a damaged place in '{place}' (got {error}).") from None
+    if start < 0 or length < 0 or start + length > file.stat().st_size:
+        raise CheckpointError(f"'{place}' is truncated: '{name}' needs bytes {start:,} to {start + length:,}.")
+    with file.open("rb") as data:
+        data.seek(start)
+        return data.read(length)

@@ -20,8 +20,9 @@ ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
 
 
 def is_zip(probe: Probe) -> bool:
-    """A zip archive with one pickle ``<root>/data.pkl`` at its top."""
-    return any(re.fullmatch(r"[^/]+/data\.pkl", name) for name in probe.members)
+    """A zip archive with a pickle ``<root>/data.pkl``, and no ``constants.pkl`` as TorchScript has."""
+    tops = {name.split("/", 1)[1] for name in probe.members if name.count("/") == 1}
+    return "data.pkl" in tops and "constants.pkl" not in tops
 
 
 def is_stream(probe: Probe) -> bool:

@@ -57,8 +57,8 @@ def reader(
 ) -> Callable[[Callable[[Path], Contents]], Callable[[Path], Contents]]:
     """Register the decorated function ``read(path) -> (tensors, metadata)`` as the reader of a format.
 
-    Content decides first: the reader whose ``recognises(probe)`` is true. Extensions only choose a reader for files
-    that none recognises. The function raises ``CheckpointError`` with the bare fact; ``load`` adds the path.
+    Content decides first: the reader whose ``recognises(probe)`` is true. Extensions only choose a reader for binary
+    files that none recognises. The function raises ``CheckpointError`` with the bare fact; ``load`` adds the path.
 
     Args:
         format: Name of the format, shown to users.
@@ -73,15 +73,14 @@ def reader(
     return register
 
 
-def find(probe: Probe) -> Reader | None:
-    """The reader for a file, by content and then by extension; None if neither is known."""
-    for candidate in _READERS.values():
-        if candidate.recognises(probe):
-            return candidate
-    for candidate in _READERS.values():
-        if probe.path.name.lower().endswith(candidate.extensions) and not probe.head.startswith(b"PK"):
-            return candidate
-    return None
+def by_content(probe: Probe) -> Reader | None:
+    """The reader that recognises a file's content."""
+    return next((one for one in _READERS.values() if one.recognises(probe)), None)
+
+
+def by_name(probe: Probe) -> Reader | None:
+    """The reader whose endings a file's name has."""
+    return next((one for one in _READERS.values() if probe.path.name.lower().endswith(one.extensions)), None)
 
 
 def formats() -> dict[str, tuple[str, ...]]:

@@ -36,6 +36,22 @@ class StorageType:
 
     dtype: torch.dtype
 
+    def __setstate__(self, state: object) -> None:
+        """Ignore what a pickle wants to set."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that pickles may call. Unlike a bare function, it has nothing that a pickle could overwrite."""
+
+    function: Callable[..., Any]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore what a pickle wants to set."""
+
 
 @dataclass(eq=False)
 class Storage:
@@ -129,24 +145,24 @@ def rebuild_parameter(data: object, *_: object) -> object:
 
 def rebuild_typed(function: Any, kind: object, args: tuple[Any, ...], *_: object) -> object:
     """Stand in for ``torch._tensor._rebuild_from_type_v2``: subclasses of Tensor become plain tensors."""
-    if function in (rebuild_v2, rebuild_v3, rebuild_parameter):
+    if isinstance(function, Call) and function.function in (rebuild_v2, rebuild_v3, rebuild_parameter):
         return function(*args)
     return Refused("a tensor subclass with its own storage format")
 
 
-def refusal(reason: str) -> Callable[..., Refused]:
+def refusal(reason: str) -> Call:
     """A function that accepts anything and answers with the reason for a refusal."""
-    return lambda *args, **kwargs: Refused(reason)
+    return Call(lambda *args, **kwargs: Refused(reason))
 
 
 QUANTISED = "a quantised tensor. Dequantise the model before saving it, or load the float checkpoint it was made from"
-REBUILD: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch._utils", "_rebuild_tensor"): rebuild_v2,
-    ("torch._utils", "_rebuild_tensor_v2"): rebuild_v2,
-    ("torch._utils", "_rebuild_tensor_v3"): rebuild_v3,
-    ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): rebuild_parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): rebuild_typed,
+REBUILD: dict[tuple[str, str], Call] = {
+    ("torch._utils", "_rebuild_tensor"): Call(rebuild_v2),
+    ("torch._utils", "_rebuild_tensor_v2"): Call(rebuild_v2),
+    ("torch._utils", "_rebuild_tensor_v3"): Call(rebuild_v3),
+    ("torch._utils", "_rebuild_parameter"): Call(rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Call(rebuild_parameter),
+    ("torch._tensor", "_rebuild_from_type_v2"): Call(rebuild_typed),
     ("torch._utils", "_rebuild_qtensor"): refusal(QUANTISED),
     ("torch._utils", "_rebuild_sparse_tensor"): refusal("a sparse tensor. Save it dense: tensor.to_dense()"),
     ("torch._utils", "_rebuild_nested_tensor"): refusal("a nested tensor. Save its parts as plain tensors"),

@@ -1,22 +1,17 @@
 """TorchScript archives: their weights only. The code in them is not compiled and ``torch.jit.load`` is not used."""
 
-import re
 from pathlib import Path
 
 from metanet.checkpoint.archive import Archive
-from metanet.checkpoint.collect import collect
+from metanet.checkpoint.collect import Finder, collect
 from metanet.checkpoint.pytorch import read_archive, root_of
 from metanet.checkpoint.registry import Contents, Probe, reader
-from metanet.errors import CheckpointError
 
 
 def recognises(probe: Probe) -> bool:
-    """A ``torch.save`` archive that also has constants and code."""
-    has = {pattern: any(re.fullmatch(pattern, name) for name in probe.members) for pattern in PATTERNS}
-    return all(has.values())
-
-
-PATTERNS = (r"[^/]+/data\.pkl", r"[^/]+/constants\.pkl", r"[^/]+/code/.+")
+    """A ``torch.save`` archive that also has a pickle of constants."""
+    tops = {name.split("/", 1)[1] for name in probe.members if name.count("/") == 1}
+    return {"data.pkl", "constants.pkl"} <= tops
 
 
 @reader("torchscript", extensions=(), recognises=recognises)
@@ -28,11 +23,8 @@ def read(path: Path) -> Contents:
     with Archive(path) as archive:
         root = root_of(archive)
         tree = read_archive(archive, root, "data")
-        try:
+        if Finder()(tree):
             return collect(tree, wrapped=False)
-        except CheckpointError as error:
-            if "no tensors" not in str(error):
-                raise
         constants = read_archive(archive, root, "constants")
         tensors, _ = collect({"constants": constants}, wrapped=False)
         return tensors, {"torchscript": "frozen"}

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
 from metanet.checkpoint.arrays import NUMPY
-from metanet.checkpoint.storage import DTYPES, REBUILD, STORAGES, Refused, Storage, StorageType, refusal
+from metanet.checkpoint.storage import DTYPES, REBUILD, STORAGES, Call, Refused, Storage, StorageType, refusal
 from metanet.errors import CheckpointError
 
 
@@ -90,15 +90,15 @@ def known_globals() -> dict[tuple[str, str], Any]:
         for name in ("QInt8Storage", "QUInt8Storage", "QInt32Storage", "QUInt4x2Storage", "QUInt2x4Storage"):
             table[module, name] = Refused("a quantised storage")
     table |= {("torch", name): dtype for name, dtype in DTYPES.items()}
-    table |= {("torch.jit._pickle", f"build_{kind}list"): first for kind in ("int", "tensor", "double", "bool")}
-    table |= {("torch.jit._pickle", "restore_type_tag"): first, ("torch", "Size"): tuple}
-    table |= {("collections", "OrderedDict"): Dictionary, ("collections", "defaultdict"): lambda *_: Dictionary()}
+    table |= {("torch.jit._pickle", f"build_{kind}list"): Call(first) for kind in ("int", "tensor", "double", "bool")}
+    table |= {("torch.jit._pickle", "restore_type_tag"): Call(first), ("torch", "Size"): tuple}
+    table |= {("collections", "OrderedDict"): Dictionary, ("collections", "defaultdict"): Call(lambda *_: Dictionary())}
     for module in ("builtins", "__builtin__"):
         table |= {(module, kind.__name__): kind for kind in (set, frozenset, list, complex)}
-        table |= {(module, "dict"): Dictionary, (module, "bytes"): as_bytes, (module, "bytearray"): as_bytes}
+        table |= {(module, "dict"): Dictionary, (module, "bytes"): Call(as_bytes), (module, "bytearray"): Call(as_bytes)}
     for module in ("copyreg", "copy_reg"):
-        table[module, "_reconstructor"] = reconstructor
-    table["_codecs", "encode"] = as_bytes
+        table[module, "_reconstructor"] = Call(reconstructor)
+    table["_codecs", "encode"] = Call(as_bytes)
     return table
 
 
@@ -122,7 +122,7 @@ class InertUnpickler(pickle.Unpickler):
         """Look a global up in the fixed list; anything else becomes a stub class."""
         key = (module, name)
         if key == ("torch.storage", "_load_from_bytes"):
-            return load_nested
+            return Call(load_nested)
         if key in GLOBALS:
             return GLOBALS[key]
         if name.endswith("PackedParams") or "PackedParamsBase" in name or ".quantized." in f"{module}.":
