@@ -129,7 +129,9 @@ def parse_architecture(given: Any) -> Architecture:
     layers = [_parse_layer(f"architecture.layers[{i}]", layer) for i, layer in enumerate(given["layers"] or [])]
     architecture = Architecture((shape[0], shape[1], shape[2]), tuple(layers))
     if len(architecture.shapes()[-1]) != 1:
-        raise ZooError(f"Recipe key 'architecture.layers': the last layer gives {architecture.shapes()[-1]}, not classes.")
+        raise ZooError(
+            f"Recipe key 'architecture.layers': the last layer gives {architecture.shapes()[-1]}, not classes."
+        )
     return architecture
 
 

@@ -126,5 +126,7 @@ def parse_distribution(where: str, given: Any) -> Distribution:
     numbers = len(body) == 2 and all(isinstance(x, int | float) for x in body)
     if not numbers or not body[0] <= body[1] or (kind == "loguniform" and not body[0] > 0):
         need = "0 < low <= high" if kind == "loguniform" else "low <= high"
-        raise ZooError(f"Recipe key '{where}': {kind} needs two numbers with {need} (1e-3 must be 1.0e-3 in YAML), got {body!r}.")
+        raise ZooError(
+            f"Recipe key '{where}': {kind} needs two numbers with {need} (1e-3 must be 1.0e-3 in YAML), got {body!r}."
+        )
     return Interval(body[0], body[1], log=kind == "loguniform")

@@ -73,7 +73,11 @@ def initial_weights(plan: NetPlan) -> dict[str, np.ndarray]:
     for name, layer, shape in zip(arch.names(), arch.layers, arch.shapes(), strict=False):
         if not isinstance(layer, Conv | Linear):
             continue
-        full = (layer.out, shape[0], layer.kernel, layer.kernel) if isinstance(layer, Conv) else (layer.out, math.prod(shape))
+        full = (
+            (layer.out, shape[0], layer.kernel, layer.kernel)
+            if isinstance(layer, Conv)
+            else (layer.out, math.prod(shape))
+        )
         fan_in, fan_out = math.prod(full[1:]), layer.out * math.prod(full[2:])
         bias = np.zeros(layer.out)
         if scheme == "default":

@@ -193,6 +193,12 @@ def _values(distribution: Distribution) -> list[Any]:
 
 def _parse_split(given: Any) -> tuple[float, float, float]:
     numbers = [given.get(key) for key in SPLITS] if isinstance(given, Mapping) and set(given) == set(SPLITS) else []
-    if len(numbers) != 3 or not all(isinstance(x, int | float) and x >= 0 for x in numbers) or abs(sum(numbers) - 1) > 1e-9:
-        raise ZooError(f"Recipe key 'split': got {given!r}. Accepted: train, validation and test, fractions that sum to 1.")
+    if (
+        len(numbers) != 3
+        or not all(isinstance(x, int | float) and x >= 0 for x in numbers)
+        or abs(sum(numbers) - 1) > 1e-9
+    ):
+        raise ZooError(
+            f"Recipe key 'split': got {given!r}. Accepted: train, validation and test, fractions that sum to 1."
+        )
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

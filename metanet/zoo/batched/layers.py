@@ -44,22 +44,24 @@ class Affine:
     def __init__(self, weight: Tensor, grad: Tensor, columns: int) -> None:
         k, out, wide = weight.shape
         self.weight, self.grad = weight, grad
-        self.x = weight.new_ones(k, wide, columns)  # last row stays one
+        self.x = weight.new_empty(k, wide, columns)
         self.y = weight.new_empty(k, out, columns)
         self._grad = weight.new_empty(k, out, wide)  # bmm is slow into strided memory: written here, then copied
-        self._grad_x = weight.new_empty(k, wide - 1, columns)
 
     def product(self) -> Tensor:
         """Return ``W @ x``."""
+        self.x[:, -1] = 1  # the backward pass overwrites it
         return torch.bmm(self.weight, self.x, out=self.y)
 
-    def gradients(self, grad: Tensor, need_input: bool) -> Tensor:
-        """Leave the gradient of the parameters in ``grad``; return that of ``x`` without its row of ones."""
+    def gradients(self, grad: Tensor, need_input: bool) -> None:
+        """Leave the gradient of the parameters in ``grad``, and that of ``x`` in ``x`` itself if it is needed.
+
+        Nothing reads ``x`` any more by then, and a step that touches less memory is a faster step.
+        """
         grad = grad.reshape(self.y.shape)
         self.grad.copy_(torch.bmm(grad, self.x.transpose(1, 2), out=self._grad))
         if need_input:
-            torch.bmm(self.weight[:, :, :-1].transpose(1, 2), grad, out=self._grad_x)
-        return self._grad_x
+            torch.bmm(self.weight.transpose(1, 2), grad, out=self.x)
 
 
 class Linear(Affine):
@@ -78,7 +80,8 @@ class Linear(Affine):
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return the gradient of the input."""
-        return self.gradients(grad, self.need_input).view(self.input.shape)  # type: ignore[union-attr]
+        self.gradients(grad, self.need_input)
+        return self.input  # type: ignore[return-value]
 
 
 class Conv(Affine):
@@ -92,19 +95,21 @@ class Conv(Affine):
         self.rows, self.columns = ((m + 2 * pad - n) // stride + 1 for m in (height, width))
         super().__init__(weight, grad, self.rows * self.columns * batch)
         self.need_input = need_input
-        # Whole windows only, plus what the additions of the gradient overhang: their blocks are `stride` wide.
-        high, wide = (stride * m + n + stride for m in (self.rows, self.columns))
+        # The additions of the gradient overhang the windows: their blocks are `stride` wide.
+        high, wide = (stride * (m + (n - 1) // stride) for m in (self.rows, self.columns))
         high, wide = max(high, height + 2 * pad), max(wide, width + 2 * pad)
         self._padded = weight.new_zeros(k, channels, high, wide, batch)
-        self._grad_padded = weight.new_zeros(self._padded.shape if need_input else (0,))
+        self._grad_padded = weight.new_zeros(self._padded.shape)
         interior = (slice(None), slice(None), slice(pad, pad + height), slice(pad, pad + width))
         self.input = self._padded[interior]
-        self._grad_input = self._grad_padded[interior] if need_input else self._grad_padded
+        self._grad_input = self._grad_padded[interior]
         s = self._padded.stride()
         windows = (k, channels, n, n, self.rows, self.columns, batch)
         self._windows = self._padded.as_strided(windows, (s[0], s[1], s[2], s[3], stride * s[2], stride * s[3], 1))
         self._patches = self.x[:, :-1].view(windows)
         self._adds = self._additions(n, stride) if need_input else []
+        tiled = (stride * self.rows, stride * self.columns) if n >= stride else (0, 0)  # by the first block
+        self._uncovered = [self._grad_padded[:, :, tiled[0] :], self._grad_padded[:, :, : tiled[0], tiled[1] :]]
 
     def _additions(self, n: int, stride: int) -> list[tuple[Tensor, Tensor]]:
         """Pair blocks of taps with the part of the padded gradient that they add to.
@@ -112,14 +117,13 @@ class Conv(Affine):
         Taps ``a*stride .. a*stride + stride - 1`` of neighbouring windows tile the image without overlap, so that
         ``ceil(n / stride)`` blocks a dimension suffice instead of ``n``.
         """
-        taps = self._grad_x.view(self._patches.shape)
         pairs = []
         for i in range(0, n, stride):
             for j in range(0, n, stride):
                 part = self._grad_padded[:, :, i : i + stride * self.rows, j : j + stride * self.columns]
                 tiles = part.unflatten(3, (self.columns, stride)).unflatten(2, (self.rows, stride))
                 tiles = tiles.permute(0, 1, 3, 5, 2, 4, 6)  # [k, C, tap row, tap column, row, column, batch]
-                block = taps[:, :, i : i + stride, j : j + stride]
+                block = self._patches[:, :, i : i + stride, j : j + stride]
                 pairs.append((tiles[:, :, : block.shape[2], : block.shape[3]], block))
         return pairs
 
@@ -135,8 +139,11 @@ class Conv(Affine):
         """Return the gradient of the input, a view of the padded buffer."""
         self.gradients(grad, self.need_input)
         if self.need_input:
-            self._grad_padded.zero_()
-            for part, taps in self._adds:
+            first, taps = self._adds[0]
+            for rest in self._uncovered:
+                rest.zero_()
+            first.copy_(taps)
+            for part, taps in self._adds[1:]:
                 part.add_(taps)
         return self._grad_input
 
@@ -170,16 +177,17 @@ class Activation:
 
     def __init__(self, into: Tensor, fn: str) -> None:
         self._into, (self._forward, self._backward) = into, FUNCTIONS[fn]
-        self._grad = torch.empty(into.shape, dtype=into.dtype)
+        self._x = into
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``fn(x)``, written into the successor's input."""
+        self._x = x  # its memory takes the gradient later
         self._forward(x, out=self._into)
         return self._into
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return ``grad * fn'(x)``."""
-        return self._backward(grad, self._into, out=self._grad)
+        return self._backward(grad, self._into, out=self._x)
 
 
 class MeanPool:

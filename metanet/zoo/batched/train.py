@@ -16,7 +16,7 @@ from metanet.zoo.batched.optimizers import OPTIMIZERS
 from metanet.zoo.draws import NetPlan, NetStream, initial_weights, training_subset
 from metanet.zoo.images import Images
 
-BLOCK_IMAGES = 256  # images that a block handles a step; its buffers (2.5 MB for digits-cnn) then stay near the core
+BLOCK_IMAGES = 128  # images that a block handles a step: enough to hide the cost of calls, few enough for the L2 cache
 WINDOW = 64  # steps whose batches and dropout masks are drawn at once
 EVALUATE_IMAGES = 64  # images of each net in a step of the evaluation
 
@@ -88,7 +88,11 @@ def _windows(
     architecture: Architecture, streams: Sequence[NetStream], steps: int, dtype: torch.dtype
 ) -> Iterator[tuple[Tensor, list[Tensor]]]:
     """Yield image positions ``[steps, k, batch]`` and dropout factors ``[steps, k, features, batch]`` in windows."""
-    sizes = [int(np.prod(s)) for x, s in zip(architecture.layers, architecture.shapes(), strict=False) if isinstance(x, Dropout)]
+    sizes = [
+        int(np.prod(s))
+        for x, s in zip(architecture.layers, architecture.shapes(), strict=False)
+        if isinstance(x, Dropout)
+    ]
     for start in range(0, steps, WINDOW):
         n = min(WINDOW, steps - start)
         positions = np.stack([stream.positions(n) for stream in streams], axis=1)

@@ -1,0 +1,20 @@
+"""Model zoos: many trained nets with labels, on disk; built from recipes, read memory-mapped."""
+
+from metanet.zoo.build import Progress, build_zoo
+from metanet.zoo.catalogue import data_folder, open_zoo, zoos_folder
+from metanet.zoo.export import export_net
+from metanet.zoo.recipe import Recipe, load_recipe
+from metanet.zoo.store import ModelZoo, Net
+
+__all__ = [
+    "ModelZoo",
+    "Net",
+    "Progress",
+    "Recipe",
+    "build_zoo",
+    "data_folder",
+    "export_net",
+    "load_recipe",
+    "open_zoo",
+    "zoos_folder",
+]
