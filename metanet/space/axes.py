@@ -110,6 +110,8 @@ def split_product(dim: Dim, sizes: Sequence[int], reason: str) -> list[Dim]:
     Returns:
         One dim per size; size-1 factors are fresh trivial atoms. Frozen fresh atoms if the dim had to be frozen.
     """
+    if dim.size == 0:
+        return [Dim(s, frozen=reason) for s in sizes]
     wanted = [s for s in sizes if s != 1]
     found = _split_factors(factors_of(dim), wanted)
     if found is None:
@@ -217,7 +219,8 @@ def _split_factors(factors: list[Dim], sizes: list[int]) -> list[Dim] | None:
         while need > 1:
             if not stack:
                 return None
-            factor = stack.pop()
+            factor, *outer = reversed(factors_of(stack.pop()))  # refined since it was listed, if it is shared
+            stack.extend(reversed(outer))
             if need % factor.size == 0:
                 need //= factor.size
             elif factor.size % need == 0:
@@ -266,7 +269,8 @@ def _split_pieces(pieces: list[Dim], sizes: list[int]) -> list[Dim] | None:
         while need > 0:
             if not stack:
                 return None
-            piece = stack.pop()
+            piece, *later = pieces_of(stack.pop())  # refined since it was listed, if it is shared
+            stack.extend(reversed(later))
             if piece.size > need:
                 halves = _cut(piece, need)
                 if halves is None:
@@ -280,7 +284,7 @@ def _split_pieces(pieces: list[Dim], sizes: list[int]) -> list[Dim] | None:
 
 
 def _cut(piece: Dim, at: int) -> tuple[Dim, Dim] | None:
-    """Refine one piece (an atom, or a product through its outer factor) at a boundary."""
+    """Refine one piece (an atom, or a product through its outer factor, which is no concatenation) at a boundary."""
     node = find(piece)
     if node.form == "atom":
         parts = [Dim(at), Dim(node.size - at)]
@@ -290,5 +294,5 @@ def _cut(piece: Dim, at: int) -> tuple[Dim, Dim] | None:
     width = math.prod(d.size for d in inner)
     if at % width:
         return None
-    parts = _split_pieces(pieces_of(outer), [at // width, outer.size - at // width]) or []
-    return (product([parts[0], *inner]), product([parts[1], *inner])) if parts else None
+    parts = _split_pieces(pieces_of(outer), [at // width, outer.size - at // width])
+    return None if parts is None else (product([parts[0], *inner]), product([parts[1], *inner]))
