@@ -4,7 +4,8 @@
 package, registered with ``@reader``; a reader for a further format is registered in the same way.
 """
 
-from metanet.checkpoint import (  # noqa: F401  (importing a reader registers it; the first that recognises a file reads it)
+# importing a reader registers it
+from metanet.checkpoint import (  # noqa: F401
     keras,
     numpy,
     onnx,
@@ -14,9 +15,9 @@ from metanet.checkpoint import (  # noqa: F401  (importing a reader registers it
     sharded,
     torchscript,
 )
+from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.checkpoint.loading import load
 from metanet.checkpoint.registry import Contents, Probe, formats, reader
 from metanet.checkpoint.saving import save
-from metanet.checkpoint.checkpoint import Checkpoint
 
 __all__ = ["Checkpoint", "Contents", "Probe", "formats", "load", "reader", "save"]

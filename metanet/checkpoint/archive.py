@@ -26,7 +26,9 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-            raise CheckpointError(f"the zip archive is truncated or damaged (got {error}). Download it again.") from None
+            raise CheckpointError(
+                f"the zip archive is truncated or damaged (got {error}). Download it again."
+            ) from None
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
         stored = sum(info.compress_size for info in self._zip.infolist())
         check_size(sum(self._sizes.values()), stored, "the zip archive")

@@ -45,9 +45,9 @@ class Checkpoint:
         stem = prefix.rstrip(".") + "."
         chosen = {name.removeprefix(stem): tensor for name, tensor in self.tensors.items() if name.startswith(stem)}
         if not chosen:
-            heads = sorted({name.split(".")[0] for name in self.tensors if "." in name})
+            heads = ", ".join(sorted({name.split(".")[0] for name in self.tensors if "." in name}))
             raise CheckpointError(
-                f"{self.path}: no tensor is below '{prefix}' (got names that start with {', '.join(heads) or 'no prefix'}). "
+                f"{self.path}: no tensor is below '{prefix}' (got names that start with {heads or 'no prefix'}). "
                 "Choose one of those prefixes."
             )
         return replace(self, tensors=chosen)

@@ -107,13 +107,14 @@ class Finder:
             )
 
     def __call__(self, node: Any, depth: int = 0) -> bool:
+        """Whether there is a tensor at or below ``node``."""
         if is_tensor(node):
             return True
         if not isinstance(node, (dict, list, tuple, Stub)) or depth > MAX_DEPTH or is_optimiser(node):
             return False
         if id(node) not in self._known:
             self._known[id(node)] = False  # a cycle back to here adds nothing
-            self._known[id(node)] = any([self(child, depth + 1) for _, child in children(node)])
+            self._known[id(node)] = any(self(child, depth + 1) for _, child in children(node))
         return self._known[id(node)]
 
 

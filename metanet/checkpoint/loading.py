@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.checkpoint.quantised import refuse_quantised
 from metanet.checkpoint.registry import HEAD_BYTES, Probe, by_content, by_name, formats
-from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.errors import CheckpointError
 
 FOREIGN = {

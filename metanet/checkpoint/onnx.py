@@ -16,12 +16,21 @@ from metanet.errors import CheckpointError
 START = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
 """Field 1 (ir_version, a small number), then one of the other fields of ModelProto."""
 
-FLOATS = {1: torch.float32, 10: torch.float16, 11: torch.float64, 14: torch.complex64, 15: torch.complex128, 16: torch.bfloat16}
+FLOATS = {
+    1: torch.float32,
+    10: torch.float16,
+    11: torch.float64,
+    14: torch.complex64,
+    15: torch.complex128,
+    16: torch.bfloat16,
+}
 FIELDS = {1: "float_data", 10: "int32_data", 11: "double_data", 14: "float_data", 15: "double_data", 16: "int32_data"}
 NARROW = set(range(17, 40))
 """TensorProto's float8, float4, int4 and newer types, which hold codes of quantised weights."""
 
-QUANTISED = re.compile(r"(Q|Deq|DynamicQ)uantize.*|QLinear.*|QGemm|QAttention|QMoE|(ConvInteger|MatMulInteger).*|MatMul\w*Bits|MatMulBnb4")
+QUANTISED = re.compile(
+    r"(Q|Deq|DynamicQ)uantize.*|QLinear.*|QGemm|QAttention|QMoE|(ConvInteger|MatMulInteger).*|MatMul\w*Bits|MatMulBnb4"
+)
 
 
 @reader("onnx", extensions=(".onnx",), recognises=lambda probe: bool(START.match(probe.head)) and is_named(probe))
@@ -101,7 +110,9 @@ def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], folde
     """
     for name, where, proto in found:
         if proto.data_type in NARROW:
-            raise CheckpointError(f"'{name}' has the ONNX type {proto.data_type}, a quantised one. Load the float model.")
+            raise CheckpointError(
+                f"'{name}' has the ONNX type {proto.data_type}, a quantised one. Load the float model."
+            )
         if proto.data_type not in FLOATS:
             continue
         key = f"{where}.{name}" if name in tensors and where else name

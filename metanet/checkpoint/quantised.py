@@ -23,7 +23,7 @@ def refuse_quantised(tensors: Mapping[str, Tensor]) -> None:
     """Check that no tensor is the integer or float8 code of a weight whose scale lies in another tensor.
 
     Plain integer tensors (counters, masks, tables) pass. Known schemes are found by names and types: bitsandbytes
-    (``weight`` + ``weight.absmax`` or ``SCB``), GPTQ and AWQ (``qweight`` + ``scales``), float8 with ``weight_scale_inv``.
+    (``weight`` + ``weight.absmax`` or ``SCB``), GPTQ and AWQ (``qweight`` + ``scales``), float8 + ``weight_scale_inv``.
 
     Raises:
         CheckpointError: A quantised weight was found.

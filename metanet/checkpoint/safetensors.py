@@ -43,13 +43,17 @@ def read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > min(size - 8, MAX_HEADER):
-            raise CheckpointError(f"the header is truncated (got {size - 8:,} bytes, {length:,} promised). Download it again.")
+            raise CheckpointError(
+                f"the header is truncated (got {size - 8:,} bytes, {length:,} promised). Download it again."
+            )
         try:
             header = json.loads(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"the header is damaged (got {type(error).__name__}: {error}). Download it again.") from None
+            raise CheckpointError(
+                f"the header is damaged (got {type(error).__name__}: {error}). Download it again."
+            ) from None
     if promised != size:
         fault = "truncated" if size < promised else "damaged"
         raise CheckpointError(f"the file is {fault} (got {size:,} bytes, {promised:,} promised). Download it again.")

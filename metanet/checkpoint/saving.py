@@ -2,11 +2,11 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -36,25 +36,34 @@ def save(
     path = Path(path)
     notes = dict(metadata or {})
     if path.suffix not in (".safetensors", ".pt", ".pth"):
-        raise CheckpointError(f"Cannot write {path}: got the ending '{path.suffix}', accepted are .safetensors, .pt, .pth.")
-    for name, value in (*tensors.items(), *notes.items()):
-        wanted = str if name in notes and value is notes[name] else Tensor
-        if not isinstance(name, str) or not isinstance(value, wanted):
-            raise CheckpointError(f"Cannot write {path}: '{name}' is a {type(value).__name__}, a {wanted.__name__} is accepted.")
+        raise CheckpointError(
+            f"Cannot write {path}: got the ending '{path.suffix}', accepted are .safetensors, .pt, .pth."
+        )
+    check_types(path, tensors, Tensor)
+    check_types(path, notes, str)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-    except OSError as error:
-        raise CheckpointError(f"Cannot write {path}: {error}. Choose a folder that exists and may be written.") from None
-    try:
-        write(Path(temporary), path.suffix, tensors, notes)
-        os.chmod(temporary, 0o666 & ~current_umask())
+        write(temporary, path.suffix, tensors, notes)
         os.replace(temporary, path)
-    except OSError as error:
-        raise CheckpointError(f"Cannot write {path}: {error}.") from None
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch.save reports a missing folder as RuntimeError
+        raise CheckpointError(
+            f"Cannot write {path}: {error}. Choose a folder that exists and may be written."
+        ) from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def check_types(path: Path, values: Mapping[str, object], wanted: type) -> None:
+    """Check a mapping that is to be saved.
+
+    Raises:
+        CheckpointError: A name is no string, or a value is not of the type wanted.
+    """
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, wanted):
+            got = f"{type(name).__name__} to {type(value).__name__}"
+            raise CheckpointError(f"Cannot write {path}: '{name}' maps {got}, accepted is str to {wanted.__name__}.")
 
 
 def write(path: Path, suffix: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -65,10 +74,3 @@ def write(path: Path, suffix: str, tensors: Mapping[str, Tensor], metadata: dict
         save_file(own, path, {**metadata, ORDER: json.dumps(list(own))})
     else:
         torch.save({"state_dict": plain, "metadata": metadata}, path)
-
-
-def current_umask() -> int:
-    """The process's umask, which temporary files do not follow by themselves."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -53,4 +53,6 @@ def parse(path: Path) -> dict[str, str]:
         index = json.loads(path.read_bytes())["weight_map"]
         return {str(name): str(shard) for name, shard in index.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"the index has no readable 'weight_map' (got {type(error).__name__}: {error}).") from None
+        raise CheckpointError(
+            f"the index has no readable 'weight_map' (got {type(error).__name__}: {error})."
+        ) from None

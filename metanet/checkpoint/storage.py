@@ -47,6 +47,7 @@ class Call:
     function: Callable[..., Any]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the stand-in."""
         return self.function(*args, **kwargs)
 
     def __setstate__(self, state: object) -> None:
@@ -105,9 +106,10 @@ class TensorRef:
         item = self.dtype.itemsize
         start = self.offset + self.storage.start
         last = start + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
-        if (last + 1) * item > len(values):
+        needed = (last + 1) * item
+        if needed > len(values):
             raise CheckpointError(
-                f"its values are truncated (got {len(values):,} bytes, {(last + 1) * item:,} needed). Save the file again."
+                f"its values are truncated (got {len(values):,} bytes, {needed:,} needed). Save the file again."
             )
         flat = values[: len(values) // item * item].view(self.dtype)
         return flat.as_strided(self.size, self.stride, start)

@@ -29,8 +29,13 @@ class Stub:
 
     __slots__ = ("args", "elements", "entries", "state")
     origin: ClassVar[str] = "unknown"
+    args: tuple[object, ...]
+    state: object
+    entries: dict[Any, object]
+    elements: list[object]
 
     def __new__(cls, *args: object, **kwargs: object) -> "Stub":
+        """Keep the arguments; pickles also make objects without calling ``__init__``."""
         stub = super().__new__(cls)
         stub.args, stub.state, stub.entries, stub.elements = args, None, {}, []
         return stub
@@ -39,6 +44,7 @@ class Stub:
         pass
 
     def __call__(self, *args: object, **kwargs: object) -> "Stub":
+        """Calling the result of a call gives another stub."""
         return type(self)(*args)
 
     def __setstate__(self, state: object) -> None:
@@ -95,7 +101,11 @@ def known_globals() -> dict[tuple[str, str], Any]:
     table |= {("collections", "OrderedDict"): Dictionary, ("collections", "defaultdict"): Call(lambda *_: Dictionary())}
     for module in ("builtins", "__builtin__"):
         table |= {(module, kind.__name__): kind for kind in (set, frozenset, list, complex)}
-        table |= {(module, "dict"): Dictionary, (module, "bytes"): Call(as_bytes), (module, "bytearray"): Call(as_bytes)}
+        table |= {
+            (module, "dict"): Dictionary,
+            (module, "bytes"): Call(as_bytes),
+            (module, "bytearray"): Call(as_bytes),
+        }
     for module in ("copyreg", "copy_reg"):
         table[module, "_reconstructor"] = Call(reconstructor)
     table["_codecs", "encode"] = Call(as_bytes)
@@ -174,8 +184,10 @@ def check_memo(file: BinaryIO) -> None:
     """
     try:
         for opcode, argument, position in pickletools.genops(file):
-            if opcode.name == "LONG_BINPUT" and argument > max(position or 0, 1024):
-                raise CheckpointError(f"the pickle is hostile or damaged (memo index {argument:,} in {position:,} bytes).")
+            if opcode.name == "LONG_BINPUT" and int(argument or 0) > max(position or 0, 1024):
+                raise CheckpointError(
+                    f"the pickle is hostile or damaged (memo index {argument:,} in {position:,} bytes)."
+                )
     except CheckpointError:
         raise
     except Exception as error:  # pickletools reports damage by several exception types

@@ -1,0 +1,135 @@
+"""HDF5 files from strangers: no links out of the file, no promised sizes without bytes."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from metanet.checkpoint.archive import check_size
+from metanet.checkpoint.registry import require
+from metanet.errors import CheckpointError
+
+MAX_DEPTH = 40
+
+
+class Hdf5:
+    """An HDF5 file, read member by member.
+
+    Args:
+        source: Path or open file.
+        size: Bytes of the file, with which promised sizes are compared.
+
+    Raises:
+        CheckpointError: It is truncated or damaged, or h5py is not installed.
+    """
+
+    def __init__(self, source: Path | BinaryIO, size: int) -> None:
+        self._h5py = require("h5py", "keras")
+        self._size, self._promised = size, 0
+        try:
+            self.root = self._h5py.File(source, "r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the HDF5 file is truncated or damaged (got {error}). Download it again.") from None
+
+    @property
+    def attributes(self) -> Any:
+        """The file itself, for ``text`` and ``texts``."""
+        return self.root
+
+    def child(self, group: Any, name: str) -> Any:
+        """The member ``a/b/c`` of a group, None if there is none.
+
+        Raises:
+            CheckpointError: A link on the way leads elsewhere, possibly out of the file, or is damaged.
+        """
+        for part in name.split("/"):
+            try:
+                link = group.get(part, getlink=True) if isinstance(group, self._h5py.Group) else None
+                if link is None:
+                    return None
+                if not isinstance(link, self._h5py.HardLink):
+                    raise CheckpointError(f"'{name}' is a link to another place, which is not followed.")
+                group = group[part]
+            except (KeyError, OSError, RuntimeError, ValueError) as error:
+                if isinstance(error, CheckpointError):
+                    raise
+                raise CheckpointError(f"'{name}' is damaged (got {error}). Download the file again.") from None
+        return group
+
+    def dataset(self, group: Any, name: str) -> Any:
+        """The dataset ``a/b/c`` of a group.
+
+        Raises:
+            CheckpointError: There is none, or its values lie outside the file.
+        """
+        found = self.child(group, name)
+        if not isinstance(found, self._h5py.Dataset):
+            raise CheckpointError(f"the weight '{name}' is missing: the file is incomplete. Save it again.")
+        if found.external or found.is_virtual:
+            raise CheckpointError(
+                f"the weight '{name}' lies in another file, which is not opened. Save it in one file."
+            )
+        return found
+
+    def read(self, dataset: Any) -> np.ndarray[Any, Any]:
+        """All values of a dataset.
+
+        Raises:
+            CheckpointError: It is damaged, or the file promises far more values than it has bytes.
+        """
+        self._promised += int(dataset.size or 0) * dataset.dtype.itemsize
+        check_size(self._promised, self._size, "the HDF5 file")
+        try:
+            return np.asarray(dataset[()])
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(f"the weight '{dataset.name}' is damaged (got {error}). Download it again.") from None
+
+    def groups(self) -> list[tuple[tuple[str, ...], Any]]:
+        """All groups with their paths, in the order of the file; each once, however often it is linked."""
+        found: list[tuple[tuple[str, ...], Any]] = []
+        seen = set()
+        pending: list[tuple[tuple[str, ...], Any]] = [((), self.root)]
+        while pending:
+            path, group = pending.pop()
+            address = self._h5py.h5o.get_info(group.id).addr
+            if address in seen or len(path) > MAX_DEPTH:
+                continue
+            seen.add(address)
+            found += [(path, group)] if path else []
+            inner = [((*path, name), self.child(group, name)) for name in group]
+            pending += [entry for entry in reversed(inner) if isinstance(entry[1], self._h5py.Group)]
+        return found
+
+    def label(self, path: tuple[str, ...]) -> str:
+        """Name of the layer that Keras 3 notes on the group of its variables, empty if there is none."""
+        variables = self.child(self.root, "/".join((*path, "vars")))
+        return text(variables, "name") if variables is not None else ""
+
+    def __enter__(self) -> "Hdf5":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.root.close()
+
+
+def text(group: Any, name: str) -> str:
+    """A text attribute, empty if there is none."""
+    value = group.attrs.get(name, "")
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def texts(group: Any, name: str) -> list[str] | None:
+    """A list of texts in an attribute; Keras splits long ones into ``name0``, ``name1``, ... None if there is none."""
+    if group is None:
+        return None
+    if name in group.attrs:
+        parts = [group.attrs[name]]
+    else:
+        parts = []
+        while f"{name}{len(parts)}" in group.attrs:
+            parts.append(group.attrs[f"{name}{len(parts)}"])
+        if not parts:
+            return None
+    values = [value for part in parts for value in np.ravel(part)]
+    return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]
