@@ -116,7 +116,7 @@ class SmallCNN(nn.Sequential):
 
 
 def parse_architecture(given: Any) -> Architecture:
-    """Read the ``architecture`` section of a recipe: ``input: [C, H, W]`` and ``layers``, each ``kind`` or ``kind: {..}``.
+    """Read the ``architecture`` of a recipe: ``input: [C, H, W]`` and ``layers``, each ``kind`` or ``kind: {...}``.
 
     Raises:
         ZooError: A key, layer or option is unknown, or a layer does not fit its input.

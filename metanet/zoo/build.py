@@ -37,7 +37,7 @@ RECIPE = "recipe.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a build is: nets done (those of an earlier, interrupted run included), in all, and trained in this run."""
+    """How far a build is: nets done (by an interrupted run before it too), in all, and trained in this run."""
 
     done: int
     total: int

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO, cast
 
 import torch
 
@@ -91,7 +91,7 @@ class _Crew:
         package = str(Path(__file__).resolve().parents[2])
         found = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-        self._errors.append(tempfile.TemporaryFile())
+        self._errors.append(tempfile.TemporaryFile())  # noqa: SIM115 - closed in _stop
         worker = subprocess.Popen(
             [sys.executable, "-m", "metanet.zoo.worker"],
             stdin=subprocess.PIPE,
@@ -104,7 +104,7 @@ class _Crew:
         threading.Thread(target=self._read, args=(number,), daemon=True).start()
 
     def _read(self, number: int) -> None:
-        pipe = self._workers[number].stdout
+        pipe = cast(BinaryIO | None, self._workers[number].stdout)
         try:
             while pipe is not None:
                 self._frames.put((number, *receive(pipe)))

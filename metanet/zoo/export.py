@@ -59,5 +59,6 @@ def _row(zoo: ModelZoo, id_or_row: str | int) -> int:
         return id_or_row
     example = zoo.table["id"][0].as_py() if len(zoo) else ""
     raise ZooError(
-        f"Zoo '{zoo.name}' has no net {id_or_row!r}. Accepted: an id such as {example!r}, or a row of 0..{len(zoo) - 1}."
+        f"Zoo '{zoo.name}' has no net {id_or_row!r}. "
+        f"Accepted: an id such as {example!r}, or a row of 0..{len(zoo) - 1}."
     )

