@@ -71,3 +71,12 @@ def traced(request):
 def traced_network():
     """The function that gives one network by name."""
     return network
+
+
+@pytest.fixture(scope="session")
+def tiny_zoo(tmp_path_factory):
+    """The default zoo in small: 40 nets of the same two architectures, trained for a few steps."""
+    from metanet.zoo import build_zoo, load_recipe
+
+    recipe = load_recipe("digits-cnn").with_(nets=40, shard_size=10, max_steps=25)
+    return build_zoo(recipe, tmp_path_factory.mktemp("zoos") / "digits-cnn", workers=0)
