@@ -1,0 +1,72 @@
+"""What the benchmark scripts share: options, the machine's name, one table for people, one JSON file for programs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+
+def options(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse ``[--quick] [--json FILE]``."""
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, for a smoke test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    return parser.parse_args(argv)
+
+
+def machine() -> dict[str, Any]:
+    """Describe what a figure was measured on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to: Path | None) -> int:
+    """Print the table and what went wrong; write the JSON file.
+
+    Args:
+        title: Title of the table.
+        rows: One mapping of column to value a row, all with the same columns.
+        wrong: Results that should hold and do not, a sentence each.
+        to: JSON file, or ``None``.
+
+    Returns:
+        Exit code: 1 if anything is wrong.
+    """
+    where = machine()
+    table = Table(title=title, caption=", ".join(f"{key} {value}" for key, value in where.items()))
+    for column in rows[0]:
+        table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")
+    for row in rows:
+        table.add_row(*(f"{value:.4g}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for sentence in wrong:
+        print(f"WRONG: {sentence}", file=sys.stderr)
+    if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        to.write_text(
+            json.dumps({"title": title, "machine": where, "rows": list(rows), "wrong": list(wrong)}, indent=1) + "\n"
+        )
+    return 1 if wrong else 0
