@@ -194,7 +194,8 @@ def _common(left: list[Dim], right: list[Dim], multiply: bool) -> list[int] | No
     """Part sizes of the coarsest common refinement of two partitions of the same extent."""
 
     def cuts(parts: list[Dim]) -> list[int]:
-        total, out = 1 if multiply else 0, []
+        out: list[int] = []
+        total = 1 if multiply else 0
         for part in reversed(parts) if multiply else parts:
             total = total * part.size if multiply else total + part.size
             out.append(total)
@@ -294,5 +295,5 @@ def _cut(piece: Dim, at: int) -> tuple[Dim, Dim] | None:
     width = math.prod(d.size for d in inner)
     if at % width:
         return None
-    parts = _split_pieces(pieces_of(outer), [at // width, outer.size - at // width])
-    return None if parts is None else (product([parts[0], *inner]), product([parts[1], *inner]))
+    halves = _split_pieces(pieces_of(outer), [at // width, outer.size - at // width])
+    return None if halves is None else (product([halves[0], *inner]), product([halves[1], *inner]))

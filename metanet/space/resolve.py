@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from metanet.space.axes import Dim, factors_of, find, pieces_of
 from metanet.space.labels import Axis, AxisKind, Label
-from metanet.space.walk import Walk
+from metanet.space.walk import Value, Walk
 from metanet.space.weight_space import Link, TensorSpec, WeightSpace
+
+BARE = "no tensor runs over it"
 
 
 def resolve(
@@ -26,7 +29,7 @@ def resolve(
         aliases: Other names of tied tensors.
         source: How the dims were found.
     """
-    names = _Names()
+    names = Names()
     specs = []
     for name, dims in tensors.items():
         labels = tuple(names.label(dim, f"{name}[{i}]") for i, dim in enumerate(dims))
@@ -47,18 +50,25 @@ def resolve(
         for d in walk.links
     )
     opaque = tuple(dict.fromkeys(walk.opaque))
-    return WeightSpace(tuple(names.axes), tuple(specs), links, opaque, source=source)
+    indexed = {axis for spec in specs for axis in spec.axes}
+    axes = (a if a.name in indexed or not a.free else replace(a, kind="fixed", reason=BARE) for a in names.axes)
+    return WeightSpace(tuple(axes), tuple(specs), links, opaque, source=source)
 
 
-class _Names:
-    """Assigns a name to every atom on first sight."""
+class Names:
+    """Assigns a name to every atom on first sight; ``axes`` lists them."""
 
     def __init__(self) -> None:
         self.axes: list[Axis] = []
         self._of: dict[Dim, str] = {}
         self._taken: set[str] = set()
 
+    def labels(self, value: Value) -> list[Label]:
+        """The labels of all dimensions of a value."""
+        return [self.label(dim, "value") for dim in value.dims]
+
     def label(self, dim: Dim, place: str) -> Label:
+        """The label of a dim; new atoms in it are named after the place."""
         node = find(dim)
         if node.form != "atom":
             parts = factors_of(node) if node.form == "product" else pieces_of(node)

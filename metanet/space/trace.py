@@ -1,25 +1,23 @@
-"""From an ``nn.Module`` to its weight space, by tracing it once with ``torch.export``."""
+"""From an ``nn.Module`` to its weight space, by walking its exported graph once."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from metanet.errors import SpaceError
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
-from metanet.space.axes import Dim, freeze
+from metanet.space.axes import Dim
+from metanet.space.exporting import Inputs, export
 from metanet.space.resolve import resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace
 
 
-def trace(module: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> WeightSpace:
+def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> WeightSpace:
     """Derive the weight space of a module from its computation.
 
     The module is exported in eval mode to core ATen operations; a walk over them infers which dimensions of which
@@ -27,84 +25,107 @@ def trace(module: nn.Module, example_inputs: Tensor | tuple[Any, ...]) -> Weight
 
     Args:
         module: Any network that ``torch.export`` accepts; its weights do not matter, only its structure.
-        example_inputs: One input tensor, or the tuple of positional arguments. Their shapes become fixed axes.
+        example_inputs: One tensor, the tuple of positional arguments or the mapping of keyword arguments. Their shapes
+            become fixed axes.
+        certify: Whether to check every claim on the module itself, and to freeze what fails. The operation whose rule
+            was refuted is then listed in ``space.opaque``.
 
     Returns:
-        The space, uncertified: :func:`metanet.certify` checks it on the module itself.
+        The space; its ``certified`` says whether it was checked.
 
     Raises:
-        SpaceError: The module cannot be exported; the message carries the reason that ``torch.export`` gave.
+        SpaceError: The module cannot be exported (the message carries the reason that ``torch.export`` gave), or it
+            cannot be certified because its outputs are not finite.
     """
-    inputs = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    with evaluating(module):
-        program = _export(module, inputs)
-    walk = Walk()
-    tensors = _placeholders(program, module)
-    walk.run(list(program.graph.nodes), tensors)
-    owned = {v.origin.tensor: v.dims for v in tensors.values() if v.origin is not None}
-    return resolve(owned, walk, aliases=_aliases(module))
+    graph = Traced.of(module, example_inputs)
+    if not certify:
+        return graph.space()
+    from metanet.symmetry.soundness import certified_space  # symmetry builds on space: imported where it is used
+
+    return certified_space(graph, module, example_inputs)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode for the duration, then restore the mode of every submodule."""
-    modes = [(m, m.training) for m in module.modules()]
-    try:
-        module.eval()
-        yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
+@dataclass(frozen=True)
+class Traced:
+    """An exported module and what its tensors are.
+
+    Attributes:
+        program: The exported graph.
+        aliases: For every tensor with several state-dict names, the other names.
+        governed: State-dict names of the tensors whose dimensions are axes: parameters and norm statistics.
+    """
+
+    program: torch.export.ExportedProgram
+    aliases: dict[str, tuple[str, ...]]
+    governed: frozenset[str]
+
+    @classmethod
+    def of(cls, module: nn.Module, example_inputs: Inputs) -> Traced:
+        """Export a module."""
+        return cls(export(module, example_inputs), _aliases(module), _governed(module))
+
+    def walk(self, distrusted: frozenset[str] = frozenset()) -> tuple[Walk, dict[fx.Node, Value]]:
+        """Walk the graph: the finished walk, and the value of every placeholder.
+
+        Args:
+            distrusted: Names of nodes to treat as not understood.
+        """
+        walk = Walk(distrusted=distrusted)
+        inputs = self._placeholders()
+        walk.run(list(self.program.graph.nodes), inputs)
+        return walk, inputs
+
+    def space(self, distrusted: frozenset[str] = frozenset()) -> WeightSpace:
+        """The weight space, uncertified."""
+        walk, inputs = self.walk(distrusted)
+        owned = {v.origin.tensor: v.dims for v in inputs.values() if v.origin is not None}
+        return resolve(owned, walk, aliases=self.aliases)
+
+    def sources(self) -> dict[fx.Node, tuple[InputKind, str | None]]:
+        """For every placeholder, what it is and the name of the tensor that it stands for."""
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        nodes = [n for n in self.program.graph.nodes if n.op == "placeholder"]
+        return {n: (specs[n.name].kind, specs[n.name].target) for n in nodes}
+
+    def _placeholders(self) -> dict[fx.Node, Value]:
+        """The value of every graph input: free dims for parameters and norm statistics, frozen ones for all else."""
+        values: dict[fx.Node, Value] = {}
+        first: dict[str, Value] = {}  # by first name: tied parameters share their dims
+        for node, (kind, target) in self.sources().items():
+            example: Any = node.meta.get("val")
+            shape = tuple(int(s) for s in example.shape) if isinstance(example, Tensor) else ()
+            if kind in (InputKind.PARAMETER, InputKind.BUFFER) and target in self.governed:
+                name = next((n for n in (target, *self.aliases.get(target, ())) if n in first), target)
+                dims = tuple(map(Dim, shape))
+                values[node] = first.setdefault(name, Value(dims, Origin(name, tuple(range(len(dims))))))
+            else:
+                reason = "input" if kind is InputKind.USER_INPUT else f"constant '{target}'"
+                values[node] = Value(tuple(Dim(s, frozen=reason) for s in shape))
+        return values
 
 
-def _export(module: nn.Module, inputs: tuple[Any, ...]) -> torch.export.ExportedProgram:
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.export warns of its own internals; failures raise
-            return torch.export.export(module, inputs, strict=False).run_decompositions()
-    except Exception as error:  # torch.export raises many unrelated types
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SpaceError(
-            f"{type(module).__name__} could not be traced: torch.export failed with {type(error).__name__}: "
-            f"{reason[0]}. Check that module(*example_inputs) runs in eval mode and that its control flow does not "
-            f"depend on tensor values"
-        ) from error
+def _governed(module: nn.Module) -> frozenset[str]:
+    """Names of all parameters, and of the floating-point buffers in the state dict that norm layers own."""
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    kept = module.state_dict().keys()
+    buffers = {
+        name
+        for name, buffer in module.named_buffers(remove_duplicate=False)
+        if name in kept and buffer.is_floating_point() and _is_norm(module.get_submodule(name.rpartition(".")[0]))
+    }
+    return frozenset(parameters | buffers)
 
 
-def _placeholders(program: torch.export.ExportedProgram, module: nn.Module) -> dict[Any, Value]:
-    """The value of every graph input: free dims for parameters and norm statistics, frozen ones for all else."""
-    signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    values: dict[Any, Value] = {}
-    first: dict[str, Value] = {}  # by canonical name: tied parameters share their dims
-    aliases = _aliases(module)
-    for node in program.graph.nodes:
-        if node.op != "placeholder":
-            continue
-        spec, example = signature[node.name], node.meta.get("val")
-        shape = tuple(example.shape) if isinstance(example, Tensor) else ()
-        dims = tuple(Dim(int(s)) for s in shape)
-        if spec.kind is InputKind.PARAMETER or (
-            spec.kind is InputKind.BUFFER and example.is_floating_point() and _owned_by_norm(module, spec.target)
-        ):
-            name = min([spec.target, *aliases.get(spec.target, ())], key=lambda n: (n not in first, n))
-            values[node] = first.setdefault(name, Value(dims, Origin(name, tuple(range(len(dims))))))
-            continue
-        reason = "input" if spec.kind is InputKind.USER_INPUT else f"constant '{spec.target}'"
-        for dim in dims:
-            freeze(dim, reason)
-        values[node] = Value(dims)
-    return values
-
-
-def _owned_by_norm(module: nn.Module, name: str) -> bool:
-    """Whether a buffer belongs to a norm layer, judged by the class of the module that holds it."""
-    owner = module.get_submodule(name.rpartition(".")[0])
-    return any("norm" in kind.__name__.lower() for kind in type(owner).__mro__)
+def _is_norm(module: nn.Module) -> bool:
+    """Whether a module is a norm layer, judged by its class; batch norms of any make have the running statistics."""
+    return any("norm" in kind.__name__.lower() for kind in type(module).__mro__) or hasattr(module, "running_var")
 
 
 def _aliases(module: nn.Module) -> dict[str, tuple[str, ...]]:
     """For every tensor with several state-dict names, the other names."""
     groups: dict[int, list[str]] = {}
-    for name, tensor in [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]:
+    for name, tensor in module.named_parameters(remove_duplicate=False):
         groups.setdefault(id(tensor), []).append(name)
+    for name, buffer in module.named_buffers(remove_duplicate=False):
+        groups.setdefault(id(buffer), []).append(name)
     return {name: tuple(n for n in names if n != name) for names in groups.values() if len(names) > 1 for name in names}

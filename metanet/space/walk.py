@@ -7,7 +7,7 @@ and use the methods here; an operation without a rule freezes whatever it touche
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from metanet.space.axes import Dim, freeze, product, unify
+from metanet.space.calls import bind, instances, is_read, map_results, module_path, operation_name, shape_of
 from metanet.space.rules.registry import lookup
 from metanet.space.weight_space import LinkKind, Opaque
 
@@ -78,29 +79,44 @@ class Walk:
         links: Uses of tensors found so far.
         opaque: Operations that were not understood.
         values: What each graph node yields: a Value, a tuple of them, or plain data.
+        distrusted: Names of nodes whose rules are not to be believed: they are treated as not understood.
     """
 
     links: list[LinkDraft] = field(default_factory=list)
     opaque: list[Opaque] = field(default_factory=list)
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    distrusted: frozenset[str] = frozenset()
 
-    def run(self, nodes: Sequence[fx.Node], inputs: Mapping[fx.Node, Value]) -> None:
-        """Visit nodes in order, given the value of every placeholder."""
+    def run(self, nodes: Sequence[fx.Node], inputs: Mapping[fx.Node, Any]) -> None:
+        """Visit the nodes of the whole graph in order, given the value of every placeholder; outputs are frozen."""
+        for value in tensors_in(self.visit(nodes, inputs)):
+            for dim in value.dims:
+                freeze(dim, "output")
+
+    def visit(self, nodes: Sequence[fx.Node], inputs: Mapping[fx.Node, Any]) -> Any:
+        """Visit the nodes of a graph in order, and return what it yields."""
         for node in nodes:
             if node.op == "placeholder":
                 self.values[node] = inputs[node]
+            elif node.op == "get_attr":
+                self.values[node] = _attribute(node)
             elif node.op == "call_function":
                 self.values[node] = self._call(node)
             elif node.op == "output":
-                for value in _tensors(self._arguments(node.args)):
-                    for dim in value.dims:
-                        freeze(dim, "output")
+                return self._arguments(node.args[0])
+        return None
+
+    def subgraph(self, module: fx.GraphModule, operands: Sequence[Any]) -> Any:
+        """Visit the graph of a higher-order operation, given the value of every operand."""
+        nodes = list(module.graph.nodes)
+        starts = [n for n in nodes if n.op == "placeholder"]
+        return self.visit(nodes, dict(zip(starts, operands, strict=True)))
 
     # What rules use -------------------------------------------------------------------------------------------------
 
     def where(self, node: fx.Node) -> str:
         """``"aten.select at 'blocks.0.attn'"``: the operation and its module, for reasons and reports."""
-        return f"{_name(node)} at '{module_path(node)}'"
+        return f"{operation_name(node)} at '{module_path(node)}'"
 
     def freeze(self, node: fx.Node, *dims: Dim) -> None:
         """Freeze dims because of this operation."""
@@ -113,7 +129,7 @@ class Walk:
 
     def make(self, dims: Sequence[Dim], *inputs: Any, origin: Origin | None = None) -> Value:
         """A value with these dims that inherits depth and pending activations from what it was computed from."""
-        values = list(_tensors(inputs))
+        values = list(tensors_in(inputs))
         return Value(
             tuple(dims),
             origin,
@@ -154,10 +170,21 @@ class Walk:
     def unknown(self, node: fx.Node, reason: str, arguments: Any) -> Any:
         """Freeze everything an operation touches and record it."""
         self.opaque.append(Opaque(str(node.target), module_path(node), reason))
-        inputs = list(_tensors(arguments))
+        inputs = list(tensors_in(arguments))
         for value in inputs:
             self.freeze(node, *value.dims)
-        return _map(node.meta.get("val"), lambda t: self.make([self.fixed(node, s) for s in t.shape], *inputs))
+        return map_results(node.meta.get("val"), lambda t: self.make([self.fixed(node, s) for s in t.shape], *inputs))
+
+    def several(self, node: fx.Node, first: Value, *inputs: Value) -> Any:
+        """The results of an operation that yields more than its main one: ``inputs`` are frozen if others are read."""
+        example = node.meta["val"]
+        if not isinstance(example, tuple | list):
+            return first
+        if any(is_read(node, number) for number in range(1, len(example))):
+            for value in (first, *inputs):
+                self.freeze(node, *value.dims)
+        rest = [map_results(e, lambda t: self.make([self.fixed(node, s) for s in t.shape], first)) for e in example[1:]]
+        return (first, *rest)
 
     def link(
         self,
@@ -213,49 +240,48 @@ class Walk:
     def _call(self, node: fx.Node) -> Any:
         args, kwargs = self._arguments(node.args), self._arguments(node.kwargs)
         if node.target is operator.getitem:
-            return args[0][args[1]]
-        function = lookup(_name(node))
-        if function is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
-            function = lookup("aten.pointwise")
+            return args[0][args[1]] if args[0] is not None else None
+        inputs = (args, kwargs)
+        if not any(True for _ in instances(node.meta.get("val"), torch.Tensor)):
+            return None  # assertions, sizes: nothing here has dimensions
+        if node.name in self.distrusted:
+            return self.unknown(node, "its rule was refuted by the certificate", inputs)
+        function = lookup(operation_name(node)) or self._pointwise(node)
         if function is None:
-            return self.unknown(node, "no rule is registered for it", (args, kwargs))
-        return function(self, node, *args, **kwargs)
+            return self.unknown(node, "no rule is registered for it", inputs)
+        bound, named = bind(node, args, kwargs)
+        try:
+            result = function(self, node, *bound, **named)
+        except (TypeError, ValueError, IndexError, AttributeError, KeyError) as error:  # a form the rule does not know
+            return self.unknown(node, f"its rule failed with {type(error).__name__}: {error}", inputs)
+        if not _fits(node.meta["val"], result):
+            return self.unknown(node, "its rule gave dims that do not fit the shape of the result", (inputs, result))
+        return result
+
+    def _pointwise(self, node: fx.Node) -> Any:
+        tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
+        return lookup("aten.pointwise") if tagged and isinstance(node.meta["val"], torch.Tensor) else None
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """Shape of what a node yields."""
-    return tuple(int(s) for s in node.meta["val"].shape)
-
-
-def module_path(node: fx.Node) -> str:
-    """Path of the innermost module that called an operation, as in ``named_modules()``."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    path = stack[-1][0] if stack else ""
-    return path.removeprefix("L['self'].").removeprefix("L['self']")
-
-
-def _name(node: fx.Node) -> str:
-    target = node.target
-    packet = getattr(target, "overloadpacket", None)
-    return str(packet) if packet is not None else getattr(target, "__name__", str(target))
-
-
-def _tensors(items: Any) -> Iterator[Value]:
-    """All values within nested arguments."""
-    if isinstance(items, Value):
-        yield items
-    elif isinstance(items, Mapping):
-        for item in items.values():
-            yield from _tensors(item)
-    elif isinstance(items, list | tuple):
-        for item in items:
-            yield from _tensors(item)
-
-
-def _map(example: Any, make: Callable[[Any], Any]) -> Any:
-    """Rebuild a (nested) result with one value per tensor."""
+def _fits(example: Any, result: Any) -> bool:
+    """Whether a rule's result has the shape of what the operation yields."""
     if isinstance(example, torch.Tensor):
-        return make(example)
+        return isinstance(result, Value) and result.shape == tuple(example.shape)
     if isinstance(example, list | tuple):
-        return tuple(_map(e, make) for e in example)
-    return None
+        return isinstance(result, list | tuple) and all(map(_fits, example, result)) and len(example) == len(result)
+    return True
+
+
+def tensors_in(items: Any) -> Iterator[Value]:
+    """All values within nested arguments."""
+    return instances(items, Value)
+
+
+def _attribute(node: fx.Node) -> Any:
+    """What a graph refers to by name: the graph module of a higher-order operation, or a constant tensor."""
+    owner: Any = node.graph.owning_module
+    for part in str(node.target).split("."):
+        owner = getattr(owner, part)
+    if isinstance(owner, torch.Tensor):
+        return Value(tuple(Dim(int(s), frozen=f"constant '{node.target}'") for s in owner.shape))
+    return owner

@@ -194,9 +194,7 @@ class WeightSpace:
     def _identity(self) -> dict[str, Any]:
         return {
             "axes": [asdict(a) for a in self.axes],
-            "tensors": [
-                {**_plain(t), "labels": [label.to_data() for label in t.labels]} for t in self.tensors
-            ],
+            "tensors": [{**_plain(t), "labels": [label.to_data() for label in t.labels]} for t in self.tensors],
             "links": [
                 {**_plain(k), "source": k.source.to_data() if k.source else None, "target": k.target.to_data()}
                 for k in self.links
@@ -210,8 +208,10 @@ class WeightSpace:
             f"WeightSpace: {len(self.tensors)} tensors, {self.parameters} parameters, "
             f"{self.neurons} neurons on {len(self.free_axes)} free axes, {len(self.opaque)} opaque operations, {state}"
         )
-        rows = [f"  {t.name:40s} {'x'.join(map(str, t.shape)) or 'scalar':>14s}  "
-                f"[{', '.join(map(str, t.labels))}]" for t in self.tensors]
+        rows = [
+            f"  {t.name:40s} {'x'.join(map(str, t.shape)) or 'scalar':>14s}  [{', '.join(map(str, t.labels))}]"
+            for t in self.tensors
+        ]
         return "\n".join([head, *rows])
 
 
@@ -233,7 +233,7 @@ def _from_data(data: dict[str, Any]) -> WeightSpace:
     )
     links = []
     for raw in data["links"]:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         fields["source"] = None if raw["source"] is None else label(raw["source"])
         fields["target"] = label(raw["target"])
         links.append(Link(**fields))

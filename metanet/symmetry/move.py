@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from metanet.errors import SpaceError
+from metanet.space.labels import Axis
 from metanet.space.weight_space import WeightSpace
 
 KINDS = ("permutation",)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Move:
     """A permutation of every free axis.
 
@@ -84,14 +85,22 @@ def sample(
         A move in which no axis of size two or more keeps its order.
 
     Raises:
-        SpaceError: A kind is not known.
+        SpaceError: A kind is not known, or an axis is not a free axis of the space.
     """
     unknown = sorted(set(kinds) - set(KINDS))
     if unknown:
         raise SpaceError(f"cannot sample symmetries of kind {unknown}; accepted: {', '.join(KINDS)}")
+    absent = sorted(set(axes or ()) - {a.name for a in space.free_axes})
+    if absent:
+        raise SpaceError(f"cannot permute {absent}: got names that are not free axes of the space (space.free_axes)")
+    perms = shuffles(space.free_axes, seed)
+    return Move(space, {name: p for name, p in perms.items() if (axes is None or name in axes) and len(p) > 1})
+
+
+def shuffles(axes: Sequence[Axis], seed: int) -> dict[str, Tensor]:
+    """A random permutation per axis name; none is the identity if the axis has two or more entries."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = {a.name: _shuffle(a.size, generator) for a in space.free_axes}
-    return Move(space, {name: p for name, p in chosen.items() if (axes is None or name in axes) and len(p) > 1})
+    return {a.name: _shuffle(a.size, generator) for a in axes}
 
 
 def _shuffle(size: int, generator: torch.Generator) -> Tensor:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from torch import fx
 
 from metanet.space.axes import Dim, product, split_product, unify
+from metanet.space.calls import shape_of
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Value, Walk, shape_of
+from metanet.space.walk import Value, Walk
 
 
 @rule("linear")
@@ -75,7 +76,7 @@ def convolution(
     """
     outer, inner = weight.dims[:2]
     reason = walk.where(node)
-    group, rest = split_product(outer, (groups, outer.size // groups), reason)
+    group, _ = split_product(outer, (groups, outer.size // groups), reason)
     if transposed:
         unify(x.dims[1], outer, reason)
         target = product((group, inner))
@@ -85,7 +86,7 @@ def convolution(
         unify(x_group, group, reason)
         unify(x_rest, inner, reason)
         target, target_at, source_at = outer, (0,), (1,)
-    pointwise = all(d.size == 1 for d in weight.dims[2:]) and set(stride) == {1} and set(padding) == {0}
+    pointwise = all(d.size == 1 for d in weight.dims[2:]) and shape_of(node)[2:] == x.shape[2:] and set(stride) == {1}
     spatial = x.dims[2:] if pointwise else tuple(walk.fixed(node, s) for s in shape_of(node)[2:])
     if not pointwise:
         walk.freeze(node, *x.dims[2:], *weight.dims[2:])

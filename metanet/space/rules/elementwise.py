@@ -7,8 +7,9 @@ from typing import Any
 from torch import fx
 
 from metanet.space.axes import Dim
+from metanet.space.calls import shape_of
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Value, Walk, _tensors, shape_of
+from metanet.space.walk import Value, Walk, tensors_in
 
 ACTIVATIONS = (
     "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid", "hardtanh",
@@ -19,20 +20,20 @@ ACTIVATIONS = (
 @rule("pointwise")
 def pointwise(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """Any operation that torch tags as pointwise."""
-    return walk.like(node, *_tensors((args, kwargs)))
+    return walk.like(node, *tensors_in((args, kwargs)))
 
 
 @rule(*ACTIVATIONS)
 def activation(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """A nonlinearity of one argument; it is recorded on the links whose result it receives."""
     name = str(node.target.overloadpacket).removeprefix("aten.")  # type: ignore[union-attr]
-    return walk.like(node, *_tensors((args, kwargs)), activation=name)
+    return walk.like(node, *tensors_in((args, kwargs)), activation=name)
 
 
 @rule("clamp", "clamp_min", "clamp_max")
 def clamp(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """Clamping (ReLU6 arrives in this form)."""
-    return walk.like(node, *_tensors((args, kwargs)), activation="clamp")
+    return walk.like(node, *tensors_in((args, kwargs)), activation="clamp")
 
 
 @rule("prelu", "_prelu_kernel")
@@ -56,7 +57,7 @@ def mul(walk: Walk, node: fx.Node, x: Any, y: Any, *args: Any, **kwargs: Any) ->
 
 
 def _with_parameter(walk: Walk, node: fx.Node, kind: Any, x: Any, y: Any) -> Value:
-    values = list(_tensors((x, y)))
+    values = list(tensors_in((x, y)))
     result = walk.like(node, *values)
     parameters = [v for v in values if v.origin is not None]
     if len(parameters) != 1 or len(values) != 2:
@@ -65,13 +66,19 @@ def _with_parameter(walk: Walk, node: fx.Node, kind: Any, x: Any, y: Any) -> Val
     return Value(result.dims, None, result.depth, result.pending | found)
 
 
-@rule("full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "empty", "new_zeros", "new_ones", "new_full")
+UNIFORM = (
+    "full", "full_like", "zeros", "zeros_like", "ones", "ones_like", "empty", "empty_like", "new_zeros", "new_ones",
+    "new_full", "new_empty", "fill",
+)  # fmt: skip
+
+
+@rule(*UNIFORM)
 def uniform(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """A constant tensor: all its entries are equal, so its order means nothing."""
     return Value(tuple(Dim(s) for s in shape_of(node)))
 
 
-@rule("arange", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices", "lift_fresh_copy")
+@rule("arange", "linspace", "scalar_tensor", "eye", "tril_indices", "triu_indices")
 def constant(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """Numbers made in the code: their order matters."""
     return Value(tuple(walk.fixed(node, s) for s in shape_of(node)))
@@ -82,3 +89,9 @@ def triangle(walk: Walk, node: fx.Node, x: Value, *args: Any) -> Value:
     """Masking by position: the last two dimensions are ordered."""
     walk.freeze(node, *x.dims[-2:])
     return walk.make(x.dims, x)
+
+
+@rule("rand", "randn", "randint", "rand_like", "randn_like", "bernoulli", "native_dropout", "uniform", "normal")
+def random(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Any:
+    """Random numbers at run time: not a function of the weights, so that nothing can be claimed."""
+    return walk.unknown(node, "it draws random numbers in eval mode", (args, kwargs))

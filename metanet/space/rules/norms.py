@@ -26,21 +26,21 @@ def batch_norm(
 ) -> Any:
     """Batch norm in eval mode: every vector is indexed by the channels, dimension 1."""
     result = _normalised(walk, node, x, x.dims[1], {"mean": mean, "variance": variance, "scale": weight, "bias": bias})
-    return _outputs(walk, node, result)
+    return walk.several(node, result)
 
 
 @rule("_native_batch_norm_legit")
-def batch_statistics_norm(walk: Walk, node: fx.Node, x: Value, weight: Value | None, bias: Value | None, *args: Any) -> Any:
+def batch_statistics_norm(
+    walk: Walk, node: fx.Node, x: Value, weight: Value | None, bias: Value | None, *args: Any
+) -> Any:
     """Batch norm with the statistics of the batch at hand (instance norm arrives in this form)."""
     statistics = [a for a in args if isinstance(a, Value)]
     named = dict(zip(("mean", "variance"), statistics, strict=False))
-    return _outputs(walk, node, _normalised(walk, node, x, x.dims[1], {**named, "scale": weight, "bias": bias}))
+    return walk.several(node, _normalised(walk, node, x, x.dims[1], {**named, "scale": weight, "bias": bias}))
 
 
 @rule("native_layer_norm", "layer_norm", "rms_norm", "_fused_rms_norm")
-def layer_norm(
-    walk: Walk, node: fx.Node, x: Value, shape: Sequence[int], weight: Value | None, *args: Any
-) -> Any:
+def layer_norm(walk: Walk, node: fx.Node, x: Value, shape: Sequence[int], weight: Value | None, *args: Any) -> Any:
     """Layer norm and RMS norm over the last dimensions."""
     bias = next((a for a in args if isinstance(a, Value)), None)
     at = len(x.dims) - len(shape)
@@ -50,7 +50,7 @@ def layer_norm(
             for own, dim in zip(parameter.dims, x.dims[at:], strict=True):
                 unify(dim, own, walk.where(node))
             found |= walk.unary(node, kind, parameter, x.depth)  # type: ignore[arg-type]
-    return _outputs(walk, node, replace(x, origin=None, pending=x.pending | found))
+    return walk.several(node, replace(x, origin=None, pending=x.pending | found))
 
 
 @rule("native_group_norm")
@@ -68,7 +68,7 @@ def group_norm(
 ) -> Any:
     """Group norm: groups may be exchanged, and channels within a group."""
     split_product(x.dims[1], (groups, channels // groups), walk.where(node))
-    return _outputs(walk, node, _normalised(walk, node, x, x.dims[1], {"scale": weight, "bias": bias}))
+    return walk.several(node, _normalised(walk, node, x, x.dims[1], {"scale": weight, "bias": bias}))
 
 
 def _normalised(walk: Walk, node: fx.Node, x: Value, channels: Dim, vectors: dict[str, Value | None]) -> Value:
@@ -78,11 +78,3 @@ def _normalised(walk: Walk, node: fx.Node, x: Value, channels: Dim, vectors: dic
             unify(channels, vector.dims[0], walk.where(node))
             found |= walk.unary(node, kind, vector, x.depth)  # type: ignore[arg-type]
     return replace(x, origin=None, pending=x.pending | found)
-
-
-def _outputs(walk: Walk, node: fx.Node, result: Value) -> Any:
-    """The normalised value, followed by the statistics (which nothing reads in eval mode) where there are several."""
-    example = node.meta["val"]
-    if not isinstance(example, tuple | list):
-        return result
-    return (result, *(walk.make([walk.fixed(node, s) for s in e.shape], result) for e in example[1:]))

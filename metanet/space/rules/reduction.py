@@ -7,30 +7,24 @@ from typing import Any
 from torch import fx
 
 from metanet.space.axes import Dim, split_concat, unify
+from metanet.space.calls import argument, is_read, map_results
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Value, Walk
+from metanet.space.walk import Value, Walk, tensors_in
 
 
 @rule(
-    "mean", "sum", "amax", "amin", "var", "std", "var_mean", "prod", "logsumexp", "norm", "linalg_vector_norm", "any", "all",
-    "nansum",
+    "mean", "sum", "amax", "amin", "aminmax", "var", "std", "var_mean", "std_mean", "prod", "logsumexp", "norm",
+    "linalg_vector_norm", "any", "all", "nansum", "nanmean", "count_nonzero",
 )  # fmt: skip
-def reduce(walk: Walk, node: fx.Node, x: Value, dim: Any = None, *args: Any, **kwargs: Any) -> Any:
+def reduce(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Any:
     """Order-independent reduction over some dimensions or all."""
-    dim = kwargs.get("dim", dim)
-    name = str(node.target)
-    if "norm" in name:  # the second argument of the norms is their order
-        dim = args[0] if args else None
     example = node.meta["val"]
     first = example[0] if isinstance(example, tuple | list) else example
-    reduced = _positions(dim, len(x.dims))
-    keep = len(first.shape) == len(x.dims)
-    dims = [Dim(1) if i in reduced else d for i, d in enumerate(x.dims) if keep or i not in reduced]
-    result = walk.make(dims, x)
+    result = _reduced(walk, x, _positions(argument(node, "dim"), len(x.dims)), len(first.shape))
     return (result,) * len(example) if isinstance(example, tuple | list) else result
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax", "softmin")
 def softmax(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
     """Softmax is equivariant to permutations of the dimension it normalises."""
     return walk.like(node, x, activation="softmax")
@@ -46,57 +40,64 @@ def glu(walk: Walk, node: fx.Node, x: Value, dim: int = -1) -> Value:
     return walk.like(node, walk.make((*x.dims[:at], first, *x.dims[at + 1 :]), x), activation="glu")
 
 
-@rule("cumsum", "cumprod", "logcumsumexp", "flip", "roll")
-def ordered(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """Operations along an ordered dimension. ``roll`` carries its shifts first."""
-    dim = kwargs.get("dims", args[-1] if args else None)
-    for at in _positions(dim, len(x.dims)):
+@rule("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "flip", "roll")
+def ordered(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Any:
+    """Operations along ordered dimensions; a ``roll`` without dimensions runs over all of them."""
+    for at in _positions(argument(node, "dim", argument(node, "dims")), len(x.dims)):
         walk.freeze(node, x.dims[at])
-    return walk.make(x.dims, x)
+    return map_results(node.meta["val"], lambda t: walk.make(x.dims, x))
 
 
-@rule("max", "min", "argmax", "argmin", "topk", "sort", "median", "mode", "kthvalue")
+@rule("max", "min", "median", "nanmedian", "mode", "kthvalue", "sort", "topk", "argmax", "argmin", "argsort")
 def ranked(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Any:
-    """Operations that say *where* the largest entries are: the dimension they search is ordered."""
-    integers = [a for a in args if isinstance(a, int) and not isinstance(a, bool)]
-    packet = str(getattr(node.target, "overloadpacket", node.target)).rpartition(".")[2]
-    if packet in ("max", "min") and not integers and "dim" not in kwargs:
-        return walk.make([], x)
-    position = 1 if packet in ("topk", "kthvalue") else 0
-    dim = kwargs.get("dim", integers[position] if len(integers) > position else None if "arg" in packet else -1)
-    reduced = _positions(dim, len(x.dims))
-    for at in reduced:
-        walk.freeze(node, x.dims[at])
-
-    def yielded(example: Any) -> Value:
-        shape = tuple(int(s) for s in example.shape)
-        if len(shape) == len(x.dims):
-            return walk.make([d if d.size == s else walk.fixed(node, s) for d, s in zip(x.dims, shape, strict=True)], x)
-        return walk.make([d for i, d in enumerate(x.dims) if i not in reduced], x)
-
+    """The largest entries, and where they are: the dimension searched is ordered if anybody asks where."""
+    if any(True for _ in tensors_in(args)):
+        return walk.like(node, *tensors_in((x, args)))  # the larger of two tensors
     example = node.meta["val"]
-    return tuple(map(yielded, example)) if isinstance(example, tuple | list) else yielded(example)
+    searched = _positions(argument(node, "dim"), len(x.dims))
+    if not isinstance(example, tuple | list):  # over everything, or the place alone
+        if "arg" in str(node.target):
+            walk.freeze(node, *(x.dims[at] for at in searched))
+        return _ranked(walk, node, x, searched, example)
+    if is_read(node, 1):
+        walk.freeze(node, *(x.dims[at] for at in searched))
+    return tuple(_ranked(walk, node, x, searched, e) for e in example)
 
 
-@rule("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d",
-      "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
-      "adaptive_avg_pool2d", "adaptive_max_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-      "upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d",
-      "_upsample_nearest_exact2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad1d", "reflection_pad2d",
-      "replication_pad2d", "grid_sampler_2d")  # fmt: skip
-def windows(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Any:
-    """Pooling, resampling and padding over positions: channels stay, positions are ordered."""
-    walk.freeze(node, *x.dims[2:])
-    for other in args:
-        if isinstance(other, Value):
-            walk.freeze(node, *other.dims)
+def _ranked(walk: Walk, node: fx.Node, x: Value, searched: set[int], example: Any) -> Value:
+    """What a search yields: nothing, one or several entries along the dimension searched, in order of size."""
+    shape = tuple(int(s) for s in example.shape)
+    if len(shape) < len(x.dims):
+        return _reduced(walk, x, searched, len(shape))
+    dims = [walk.fixed(node, s) if i in searched else d for i, (d, s) in enumerate(zip(x.dims, shape, strict=True))]
+    return walk.make([Dim(1) if d.size == 1 else d for d in dims], x)
 
-    def yielded(example: Any) -> Value:
-        shape = tuple(int(s) for s in example.shape)
-        return walk.make([*x.dims[:2], *(walk.fixed(node, s) for s in shape[2:])], x)
 
-    example = node.meta["val"]
-    return tuple(map(yielded, example)) if isinstance(example, tuple | list) else yielded(example)
+def _reduced(walk: Walk, x: Value, positions: set[int], rank: int) -> Value:
+    """Without the dimensions reduced, or with size 1 in their places."""
+    keep = rank == len(x.dims)
+    return walk.make([Dim(1) if i in positions else d for i, d in enumerate(x.dims) if keep or i not in positions], x)
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def fourier(walk: Walk, node: fx.Node, x: Value, dim: Any, *args: Any) -> Value:
+    """A Fourier transform over ordered dimensions."""
+    at = _positions(dim, len(x.dims))
+    walk.freeze(node, *(x.dims[i] for i in at))
+    shape = node.meta["val"].shape
+    return walk.make([walk.fixed(node, shape[i]) if i in at else d for i, d in enumerate(x.dims)], x)
+
+
+@rule("_cdist_forward", "cdist")
+def distances(walk: Walk, node: fx.Node, x: Value, y: Value, *args: Any) -> Value:
+    """Distances ``[.., N, M]`` between rows ``[.., N, D]`` and ``[.., M, D]``: a sum over the last dimension."""
+    unify(x.dims[-1], y.dims[-1], walk.where(node))
+    unit = Dim(1)
+    return walk.like(
+        node,
+        walk.make((*x.dims[:-2], x.dims[-2], unit), x),
+        walk.make((*y.dims[:-2], unit, y.dims[-2]), y),
+    )
 
 
 def _positions(dim: Any, rank: int) -> set[int]:
@@ -104,4 +105,3 @@ def _positions(dim: Any, rank: int) -> set[int]:
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         return set(range(rank))
     return {int(d) % rank for d in (dim if isinstance(dim, list | tuple) else [dim])} if rank else set()
-

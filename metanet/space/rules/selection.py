@@ -1,4 +1,4 @@
-"""Taking parts of dimensions and putting parts together: slice, split, concatenate, stack, pad, index."""
+"""Taking parts of dimensions and putting parts together: slice, split, concatenate, stack, pad."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 
 from torch import fx
 
-from metanet.space.axes import Dim, concat, leaves, split_concat, unify
+from metanet.space.axes import Dim, concat, leaves, split_concat, split_product, unify
+from metanet.space.calls import shape_of
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Origin, Value, Walk, _tensors, shape_of
+from metanet.space.walk import Origin, Value, Walk
 
 
-@rule("slice")
+@rule("slice", "slice_copy")
 def take_slice(
     walk: Walk, node: fx.Node, x: Value, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Value:
@@ -21,18 +22,34 @@ def take_slice(
     own, length = x.dims[dim], shape_of(node)[dim]
     if length == own.size:
         return x
-    start = 0 if start is None else start + own.size if start < 0 else start
-    if step != 1 or _ordered(own):
-        walk.freeze(node, own)
+    if _ordered(own):
         return _replace(walk, x, dim, walk.fixed(node, length))
+    if step != 1:
+        return _replace(walk, x, dim, _every(walk, node, own, start or 0, step, length))
+    start = _place(start or 0, own.size)
     pieces = split_concat(own, (start, length, own.size - start - length), walk.where(node))
     return _replace(walk, x, dim, pieces[1])
+
+
+def _every(walk: Walk, node: fx.Node, own: Dim, start: int, step: int, length: int) -> Dim:
+    """Every ``step``-th entry: the outer factor, if steps fit, of a product whose inner factor is ordered."""
+    if length * step == own.size and 0 <= start < step:
+        outer, inner = split_product(own, (length, step), walk.where(node))
+        walk.freeze(node, inner)
+        return outer
+    walk.freeze(node, own)
+    return walk.fixed(node, length)
+
+
+def _place(start: int, size: int) -> int:
+    """A slice boundary as a position."""
+    return min(max(start + size if start < 0 else start, 0), size)
 
 
 @rule("narrow")
 def narrow(walk: Walk, node: fx.Node, x: Value, dim: int, start: int, length: int) -> Value:
     """A slice given by its length."""
-    return take_slice(walk, node, x, dim, start, start + length)
+    return take_slice(walk, node, x, dim, start)
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_chunk", "unsafe_split", "split_with_sizes_copy")
@@ -65,7 +82,7 @@ def stack(walk: Walk, node: fx.Node, items: Sequence[Value], dim: int = 0) -> Va
     return walk.make(dims, *items)
 
 
-@rule("select")
+@rule("select", "select_copy")
 def select(walk: Walk, node: fx.Node, x: Value, dim: int, number: int) -> Value:
     """One entry of a dimension, which is thereby ordered."""
     dim %= len(x.dims)
@@ -73,7 +90,7 @@ def select(walk: Walk, node: fx.Node, x: Value, dim: int, number: int) -> Value:
     return _drop(walk, x, dim)
 
 
-@rule("unbind")
+@rule("unbind", "unbind_copy")
 def unbind(walk: Walk, node: fx.Node, x: Value, dim: int = 0) -> tuple[Value, ...]:
     """All entries of a dimension, one by one."""
     dim %= len(x.dims)
@@ -98,6 +115,39 @@ def pad(walk: Walk, node: fx.Node, x: Value, padding: Sequence[int], *args: Any)
     return walk.make(dims, x)
 
 
+@rule("slice_scatter")
+def slice_scatter(
+    walk: Walk, node: fx.Node, x: Value, new: Value, dim: int = 0, start: int | None = None, *args: Any
+) -> Value:
+    """Write over ``x[start:end]``: the result is before, new and after; the other dimensions are aligned."""
+    dim %= len(x.dims)
+    own, length = x.dims[dim], new.dims[dim].size
+    step = args[1] if len(args) > 1 else 1
+    dims = [
+        a if i == dim else _aligned(walk, node, [a, b]) for i, (a, b) in enumerate(zip(x.dims, new.dims, strict=True))
+    ]
+    if length == own.size:
+        dims[dim] = new.dims[dim]
+    elif step != 1 or _ordered(own):
+        walk.freeze(node, own, new.dims[dim])
+    else:
+        at = _place(start or 0, own.size)
+        before, _, after = split_concat(own, (at, length, own.size - at - length), walk.where(node))
+        dims[dim] = concat((before, new.dims[dim], after))
+    return walk.make(dims, x, new)
+
+
+@rule("select_scatter")
+def select_scatter(walk: Walk, node: fx.Node, x: Value, new: Value, dim: int, number: int) -> Value:
+    """Write over one entry of a dimension, which is thereby ordered."""
+    dim %= len(x.dims)
+    walk.freeze(node, x.dims[dim])
+    other = [d for i, d in enumerate(x.dims) if i != dim]
+    for a, b in zip(other, new.dims, strict=True):
+        unify(a, b, walk.where(node))
+    return walk.make(x.dims, x, new)
+
+
 @rule("embedding")
 def embedding(walk: Walk, node: fx.Node, weight: Value, numbers: Value, *args: Any) -> Value:
     """Rows of a table: the vocabulary is ordered, the width is not."""
@@ -106,38 +156,6 @@ def embedding(walk: Walk, node: fx.Node, weight: Value, numbers: Value, *args: A
         node, "embedding", weight, (weight.dims[1], (1,)), (weight.dims[0], (0,)), depth=numbers.depth + 1
     )
     return Value((*numbers.dims, weight.dims[1]), None, numbers.depth + 1, found)
-
-
-@rule("index", "_unsafe_index")
-def index(walk: Walk, node: fx.Node, x: Value, indices: Sequence[Value | None]) -> Value:
-    """Advanced indexing: the indexed dimensions are ordered, the others stay."""
-    used = [i for i, number in enumerate(indices) if number is not None]
-    for i in used:
-        walk.freeze(node, x.dims[i])
-    for number in _tensors(list(indices)):
-        walk.freeze(node, *number.dims)
-    shape = shape_of(node)
-    width = len(shape) - (len(x.dims) - len(used))
-    adjacent = used == list(range(used[0], used[-1] + 1))
-    first = used[0] if adjacent else 0
-    kept = [d for i, d in enumerate(x.dims) if i not in used]
-    new = [walk.fixed(node, s) for s in shape[first : first + width]]
-    return walk.make([*kept[:first], *new, *kept[first:]], x, *_tensors(list(indices)))
-
-
-@rule("index_select")
-def index_select(walk: Walk, node: fx.Node, x: Value, dim: int, numbers: Value) -> Value:
-    """Entries of one dimension by number."""
-    walk.freeze(node, x.dims[dim], *numbers.dims)
-    dim %= len(x.dims)
-    return _replace(walk, x, dim, walk.fixed(node, shape_of(node)[dim]))
-
-
-@rule("gather")
-def gather(walk: Walk, node: fx.Node, x: Value, dim: int, numbers: Value, **kwargs: Any) -> Value:
-    """Entries along one dimension by numbers that differ from place to place."""
-    walk.freeze(node, *x.dims, *numbers.dims)
-    return walk.make([walk.fixed(node, s) for s in shape_of(node)], x, numbers)
 
 
 def _aligned(walk: Walk, node: fx.Node, dims: Sequence[Dim]) -> Dim:

@@ -10,23 +10,45 @@ from typing import Any
 from torch import fx
 
 from metanet.space.axes import Dim, product, split_product
+from metanet.space.calls import shape_of
 from metanet.space.rules.registry import rule
-from metanet.space.walk import Origin, Value, Walk, shape_of
+from metanet.space.walk import Origin, Value, Walk
 
 
-@rule("clone", "alias", "contiguous", "detach", "_to_copy", "lift_fresh", "to", "copy", "dropout", "view_as_real_copy")
+@rule(
+    "clone", "alias", "contiguous", "detach", "_to_copy", "lift_fresh", "to", "dropout", "alias_copy", "lift_fresh_copy"
+)
 def identity(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
-    """The same entries (``copy`` overwrites its first argument with the second)."""
-    return args[0] if "copy." in str(node.target) and args and isinstance(args[0], Value) else x
+    """The same entries."""
+    return x
 
 
-@rule("permute")
+@rule("copy")
+def copy(walk: Walk, node: fx.Node, old: Value, new: Value, *args: Any) -> Value:
+    """Overwrite everything with a tensor that is broadcast to the shape."""
+    return expand(walk, node, new)
+
+
+@rule("view_as_real", "view_as_real_copy")
+def view_as_real(walk: Walk, node: fx.Node, x: Value) -> Value:
+    """Complex numbers as pairs: a new last dimension."""
+    return walk.make((*x.dims, walk.fixed(node, 2)), x)
+
+
+@rule("view_as_complex", "view_as_complex_copy")
+def view_as_complex(walk: Walk, node: fx.Node, x: Value) -> Value:
+    """Pairs as complex numbers."""
+    walk.freeze(node, x.dims[-1])
+    return walk.make(x.dims[:-1], x)
+
+
+@rule("permute", "permute_copy")
 def permute(walk: Walk, node: fx.Node, x: Value, order: Sequence[int]) -> Value:
     """Reorder dimensions."""
     return _reindex(x, [d % len(x.dims) for d in order])
 
 
-@rule("transpose")
+@rule("transpose", "swapaxes")
 def transpose(walk: Walk, node: fx.Node, x: Value, a: int, b: int) -> Value:
     """Exchange two dimensions."""
     order = list(range(len(x.dims)))
@@ -41,7 +63,7 @@ def t(walk: Walk, node: fx.Node, x: Value) -> Value:
     return _reindex(x, list(range(len(x.dims)))[::-1])
 
 
-@rule("unsqueeze")
+@rule("unsqueeze", "unsqueeze_copy")
 def unsqueeze(walk: Walk, node: fx.Node, x: Value, dim: int) -> Value:
     """Insert a dimension of size 1."""
     order: list[int | None] = list(range(len(x.dims)))
@@ -49,7 +71,7 @@ def unsqueeze(walk: Walk, node: fx.Node, x: Value, dim: int) -> Value:
     return _reindex(x, order)
 
 
-@rule("squeeze")
+@rule("squeeze", "squeeze_copy")
 def squeeze(walk: Walk, node: fx.Node, x: Value, dim: Any = None) -> Value:
     """Drop dimensions of size 1."""
     asked = range(len(x.dims)) if dim is None else [dim] if isinstance(dim, int) else dim
@@ -57,8 +79,8 @@ def squeeze(walk: Walk, node: fx.Node, x: Value, dim: Any = None) -> Value:
     return _reindex(x, [i for i in range(len(x.dims)) if i not in gone])
 
 
-@rule("expand")
-def expand(walk: Walk, node: fx.Node, x: Value, sizes: Sequence[int], **kwargs: Any) -> Value:
+@rule("expand", "expand_copy")
+def expand(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> Value:
     """Repeat dimensions of size 1: the copies are equal, so their order means nothing."""
     shape = shape_of(node)
     offset = len(shape) - len(x.dims)
@@ -85,6 +107,9 @@ def reshape(walk: Walk, node: fx.Node, x: Value, *args: Any, **kwargs: Any) -> V
     dims: list[Dim] = []
     origin: list[int | None] = []
     known = x.origin is not None
+    if math.prod(x.shape) != math.prod(shape_of(node)) or 0 in x.shape:  # another dtype, or nothing in it
+        walk.freeze(node, *x.dims)
+        return walk.make([walk.fixed(node, s) for s in shape_of(node)], x)
     for old, shape in _groups(x.shape, shape_of(node)):
         own = [x.dims[i] for i in old]
         if len(own) == 1 and len(shape) == 1:
@@ -137,6 +162,48 @@ def pixel_unshuffle(walk: Walk, node: fx.Node, x: Value, factor: int) -> Value:
     walk.freeze(node, *x.dims[-2:])
     positions = [walk.fixed(node, factor), walk.fixed(node, factor)]
     return walk.make([*batch, product((channels, *positions)), *(walk.fixed(node, s) for s in shape_of(node)[-2:])], x)
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(walk: Walk, node: fx.Node, x: Value, groups: int) -> Value:
+    """Channels ``g x C/g`` become ``C/g x g``."""
+    group, rest = split_product(x.dims[1], (groups, x.dims[1].size // groups), walk.where(node))
+    return walk.make((x.dims[0], product((rest, group)), *x.dims[2:]), x)
+
+
+@rule("unfold", "unfold_copy")
+def unfold(walk: Walk, node: fx.Node, x: Value, dim: int, size: int, step: int) -> Value:
+    """Sliding windows along an ordered dimension, as a new last dimension."""
+    dim %= len(x.dims)
+    walk.freeze(node, x.dims[dim])
+    windows = walk.fixed(node, shape_of(node)[dim])
+    return walk.make((*x.dims[:dim], windows, *x.dims[dim + 1 :], walk.fixed(node, size)), x)
+
+
+@rule("im2col")
+def im2col(walk: Walk, node: fx.Node, x: Value, kernel: Sequence[int], *args: Any) -> Value:
+    """``[N, C, H, W] -> [N, C kh kw, L]``: positions and taps are ordered."""
+    walk.freeze(node, *x.dims[-2:])
+    taps = [walk.fixed(node, k) for k in kernel]
+    return walk.make((*x.dims[:-3], product((x.dims[-3], *taps)), walk.fixed(node, shape_of(node)[-1])), x)
+
+
+@rule("col2im")
+def col2im(walk: Walk, node: fx.Node, x: Value, size: Sequence[int], kernel: Sequence[int], *args: Any) -> Value:
+    """``[N, C kh kw, L] -> [N, C, H, W]``."""
+    columns = x.dims[-2]
+    channels, *taps = split_product(columns, (columns.size // math.prod(kernel), *kernel), walk.where(node))
+    walk.freeze(node, *taps, x.dims[-1])
+    return walk.make((*x.dims[:-2], channels, *(walk.fixed(node, s) for s in shape_of(node)[-2:])), x)
+
+
+@rule("diagonal", "diagonal_copy")
+def diagonal(walk: Walk, node: fx.Node, x: Value, offset: int = 0, a: int = 0, b: int = 1) -> Value:
+    """The diagonal of two dimensions, which are ordered, as a new last dimension."""
+    a, b = a % len(x.dims), b % len(x.dims)
+    walk.freeze(node, x.dims[a], x.dims[b])
+    kept = [d for i, d in enumerate(x.dims) if i not in (a, b)]
+    return walk.make((*kept, walk.fixed(node, shape_of(node)[-1])), x)
 
 
 def _reindex(x: Value, order: Sequence[int | None]) -> Value:

@@ -1,0 +1,82 @@
+"""Reading the nodes of an exported graph: names, module paths, bound arguments, shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+
+def operation_name(node: fx.Node) -> str:
+    """``"aten.add"``: namespace and name without the overload."""
+    target = node.target
+    packet = getattr(target, "overloadpacket", None)
+    if packet is not None:
+        return str(packet)
+    name = getattr(target, "__name__", str(target))
+    return f"higher_order.{name}" if isinstance(target, torch._ops.HigherOrderOperator) else name
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the innermost module that called an operation, as in ``named_modules()``."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    path = stack[-1][0] if stack else ""
+    return path.removeprefix("L['self'].").removeprefix("L['self']")
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Shape of what a node yields."""
+    return tuple(int(s) for s in node.meta["val"].shape)
+
+
+def bind(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments in the order of the operation's schema, defaults filled in; keyword-only ones stay keywords."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return args, dict(kwargs)
+    left = dict(kwargs)
+    full = list(args)
+    for argument in [a for a in schema.arguments if not a.kwarg_only][len(args) :]:
+        full.append(left.pop(argument.name, argument.default_value if argument.has_default_value() else None))
+    return tuple(full), left
+
+
+def argument(node: fx.Node, name: str, default: Any = None) -> Any:
+    """The argument of that name in the operation's schema, as it stands in the graph, or its default."""
+    schema = getattr(node.target, "_schema", None)
+    for position, spec in enumerate(schema.arguments if schema is not None else ()):
+        if spec.name == name:
+            if name in node.kwargs:
+                return node.kwargs[name]
+            if not spec.kwarg_only and position < len(node.args):
+                return node.args[position]
+            return spec.default_value if spec.has_default_value() else default
+    return default
+
+
+def is_read(node: fx.Node, number: int) -> bool:
+    """Whether anything reads one of the several results of a node."""
+    return any(len(user.users) > 0 for user in node.users if len(user.args) > 1 and user.args[1] == number)
+
+
+def map_results(example: Any, make: Callable[[torch.Tensor], Any]) -> Any:
+    """Rebuild a (nested) result with something new in place of every tensor."""
+    if isinstance(example, torch.Tensor):
+        return make(example)
+    if isinstance(example, list | tuple):
+        return tuple(map_results(e, make) for e in example)
+    return None
+
+
+def instances(items: Any, kind: type) -> Iterator[Any]:
+    """Everything of one type within nested lists, tuples and mappings."""
+    if isinstance(items, kind):
+        yield items
+    elif isinstance(items, Mapping):
+        for item in items.values():
+            yield from instances(item, kind)
+    elif isinstance(items, list | tuple):
+        for item in items:
+            yield from instances(item, kind)

@@ -1,0 +1,89 @@
+"""From an ``nn.Module`` to a flat graph of ATen operations, by ``torch.export``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from metanet.errors import SpaceError
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""Example inputs: one tensor, the tuple of positional arguments, or the mapping of keyword arguments."""
+
+KEPT = (
+    "linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "scaled_dot_product_attention", "im2col", "col2im", "glu",
+    "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d", "upsample_bilinear2d",
+    "upsample_bicubic2d", "upsample_trilinear3d", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+    "replication_pad1d", "replication_pad2d", "replication_pad3d", "pixel_shuffle", "pixel_unshuffle",
+    "channel_shuffle",
+)  # fmt: skip
+"""Operations with a rule of their own: whole, they are exact and quick to walk; a recurrent layer would unroll."""
+
+
+def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a call.
+
+    Raises:
+        SpaceError: The inputs are none of the accepted types.
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    raise SpaceError(
+        f"example inputs must be a tensor, a tuple of positional arguments or a mapping of keyword arguments, "
+        f"got {type(example_inputs).__name__}"
+    )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into eval mode for the duration, then restore the mode of every submodule."""
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
+
+
+def export(module: nn.Module, example_inputs: Inputs) -> torch.export.ExportedProgram:
+    """The graph of a module in eval mode; weights are neither copied nor read, and may be on the meta device.
+
+    Raises:
+        SpaceError: ``torch.export`` failed; the message carries its reason.
+    """
+    args, kwargs = arguments(example_inputs)
+    if all(p.is_meta for p in module.parameters()):
+        args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+    try:
+        with evaluating(module), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export warns of its own internals; failures raise
+            program = torch.export.export(module, args, kwargs, strict=False)
+            return program.run_decompositions(_decompositions())
+    except Exception as error:  # torch.export raises many unrelated types
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpaceError(
+            f"{type(module).__name__} could not be traced: torch.export failed with {type(error).__name__}: "
+            f"{reason[0]}. Check that module(*example_inputs) runs in eval mode and that its control flow does not "
+            f"depend on tensor values"
+        ) from error
+
+
+def _decompositions() -> dict[Any, Callable[..., Any]]:
+    """What torch.export decomposes by default, without the operations that have a rule of their own."""
+    table = torch.export.default_decompositions()
+    for name in KEPT:
+        packet = getattr(torch.ops.aten, name)
+        for overload in packet.overloads():
+            table.pop(getattr(packet, overload), None)
+    return table

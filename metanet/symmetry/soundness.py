@@ -1,0 +1,128 @@
+"""Making a traced space sound: what a certificate refutes is found in the graph and frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
+
+from metanet.space.calls import instances
+from metanet.space.exporting import Inputs
+from metanet.space.labels import Label
+from metanet.space.resolve import Names
+from metanet.space.trace import Traced
+from metanet.space.walk import Value
+from metanet.space.weight_space import Opaque, WeightSpace
+from metanet.symmetry.certify import measure
+from metanet.symmetry.evaluation import Evaluation, double_precision, relative_change
+from metanet.symmetry.move import shuffles
+
+ROUNDS = 8
+TOLERANCE = 1e-7  # of single values inside the network, relative; a wrong rule moves them by more than 1e-3
+
+
+def certified_space(graph: Traced, module: nn.Module, example_inputs: Inputs) -> WeightSpace:
+    """The largest sound space that tracing and freezing gives.
+
+    While the certificate fails, the first operation whose result does not move as its rule says is distrusted: it is
+    treated as not understood. If no operation explains the failure, the axes that failed are frozen themselves.
+    """
+    evaluation = Evaluation(module, example_inputs)
+    distrusted: frozenset[str] = frozenset()
+    for _ in range(ROUNDS):
+        certificate = measure(evaluation, graph.space(distrusted), per_axis=False)
+        if certificate.ok:
+            return certificate.space
+        culprit = refuted(graph, evaluation, distrusted)
+        if culprit is None:
+            break
+        distrusted |= {culprit.name}
+    space, failed = certificate.space, {a.axis for a in certificate.failed}
+    for names in (failed, {a.name for a in space.free_axes}):
+        space = frozen(space, names)
+        certificate = measure(evaluation, space, per_axis=False)
+        if certificate.ok:
+            break
+    return certificate.space
+
+
+def frozen(space: WeightSpace, names: Collection[str]) -> WeightSpace:
+    """A space without the symmetries of the axes named; each is listed as opaque."""
+    reason = "its certificate failed"
+    axes = tuple(replace(a, kind="fixed", reason=reason) if a.name in names else a for a in space.axes)
+    listed = tuple(Opaque("certificate", a.name, f"axis '{a.name}': {reason}") for a in space.axes if a.name in names)
+    return replace(space, axes=axes, opaque=(*space.opaque, *listed))
+
+
+def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = frozenset()) -> fx.Node | None:
+    """The first operation of a traced graph whose result does not move as its labels say, or None.
+
+    The graph is run on weights and on permuted weights side by side; every value inside the network must be permuted
+    exactly as its dims say.
+    """
+    walk, _ = graph.walk(distrusted)
+    space = graph.space(distrusted)
+    state, _ = evaluation.weights(space)
+    names = Names()
+    labels = {node: [names.labels(v) for v in instances(value, Value)] for node, value in walk.values.items()}
+    perms = shuffles([a for a in names.axes if a.free], evaluation.seed)
+    base = _inputs(graph, evaluation, state)
+    if base is None:
+        return None
+    module = graph.program.graph_module
+    left, right = fx.Interpreter(module), fx.Interpreter(module)
+    with torch.no_grad(), double_precision():
+        for node in graph.program.graph.nodes:
+            if node.op == "output":
+                break
+            if node.op == "placeholder":
+                left.env[node] = base[node]
+                right.env[node] = _moved(base[node], labels[node][0], perms)
+                continue
+            left.env[node], right.env[node] = left.run_node(node), right.run_node(node)
+            if not _agree(left.env[node], right.env[node], labels.get(node, []), perms):
+                return node
+    return None
+
+
+def _agree(left: Any, right: Any, labels: list[list[Label]], perms: dict[str, Tensor]) -> bool:
+    """Whether the tensors of one result, moved, equal those of the other."""
+    pairs = zip(instances(left, Tensor), instances(right, Tensor), labels, strict=False)
+    for a, b, label in pairs:
+        if a.is_floating_point() and a.numel() and tuple(a.shape) == tuple(n.size for n in label):
+            expected = _moved(a, label, perms)
+            finite = expected.isfinite()
+            if not torch.equal(finite, b.isfinite()):
+                return False
+            if not relative_change([b.where(finite, 0)], [expected.where(finite, 0)]) <= TOLERANCE:
+                return False
+    return True
+
+
+def _moved(tensor: Any, labels: list[Label], perms: dict[str, Tensor]) -> Any:
+    for dim, label in enumerate(labels):
+        index = label.gather(perms)
+        if index is not None:
+            tensor = tensor.index_select(dim, index.to(tensor.device))
+    return tensor
+
+
+def _inputs(graph: Traced, evaluation: Evaluation, state: dict[str, Tensor]) -> dict[fx.Node, Any] | None:
+    """What every placeholder holds; None if the call's arguments do not match them."""
+    supply = iter(pytree.tree_leaves((evaluation.args, evaluation.kwargs)))
+    found: dict[fx.Node, Any] = {}
+    for node, (kind, target) in graph.sources().items():
+        if kind is InputKind.USER_INPUT:
+            value = next(supply, None)
+        else:
+            value = state.get(target or "", graph.program.constants.get(target))
+        example = node.meta.get("val")
+        if isinstance(example, Tensor) and not (isinstance(value, Tensor) and value.shape == example.shape):
+            return None
+        found[node] = value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+    return found
