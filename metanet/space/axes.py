@@ -213,7 +213,8 @@ def _common(left: list[Dim], right: list[Dim], multiply: bool) -> list[int] | No
 
 def _split_factors(factors: list[Dim], sizes: list[int]) -> list[Dim] | None:
     """Regroup factors (outer first) to the sizes wanted, refining atoms; None if sizes do not divide."""
-    stack, out = list(factors), []
+    stack = list(factors)
+    out: list[Dim] = []
     for size in reversed(sizes):  # inner first
         taken: list[Dim] = []
         need = size
