@@ -1,0 +1,169 @@
+"""PropertyRegression: predict one number per net, such as its test accuracy, from its weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from metanet.errors import CheckpointError, ConfigError
+from metanet.graph import NeuronGraph
+from metanet.models.base import Metanet
+from metanet.space import WeightSpace
+from metanet.tasks.scores import Scores, score
+from metanet.zoo.data import ZooBatch, ZooDataModule
+
+SPACES = "metanet_spaces"  # key of the checkpoint
+
+
+class PropertyRegression(pl.LightningModule):
+    """Train a metanet to predict a label of every net.
+
+    The target's mean and standard deviation over the training nets travel as buffers, so a checkpoint predicts in the
+    target's own unit. A checkpoint also names the weight spaces it was trained on.
+
+    Args:
+        metanet: The metanet, with one output.
+        target: Label that it predicts; set by the data module.
+        optimizer: Optimiser, given the parameters.
+        loss: ``mse`` or ``huber`` on the standardised target; ``bce``, cross-entropy with the target as a probability,
+            for targets in [0, 1], predicts between 0 and 1.
+        warmup: Share of all steps during which the learning rate rises linearly; a half cosine to zero follows. Without
+            a last step (``trainer.max_epochs: -1``) it stays constant after the warm-up's first step.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        metanet: Metanet,
+        target: str = "test_accuracy",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        loss: Literal["mse", "huber", "bce"] = "mse",
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"model.warmup: got {warmup}. Accepted: a share of the steps, 0 <= warmup < 1.")
+        if metanet.out_features != 1:
+            raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: 1, one number a net.")
+        self.metanet, self.target, self.optimizer, self.loss, self.warmup = metanet, target, optimizer, loss, warmup
+        self.register_buffer("mean", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("std", torch.tensor(1.0, dtype=torch.float64))
+        self.spaces: list[WeightSpace] = []
+        self.test_scores: Scores | None = None
+        self._seen: list[tuple[Tensor, Tensor]] = []
+        self.predicted = self.true = torch.zeros(0)
+
+    def setup(self, stage: str) -> None:
+        """Take the target's statistics and the spaces from the data module, before training only."""
+        data = getattr(self.trainer, "datamodule", None)
+        if stage != "fit" or not isinstance(data, ZooDataModule):
+            return
+        mean, std = data.target_statistics
+        if not std > 0:
+            raise ConfigError(f"data.target: '{self.target}' is {mean} for every training net; choose another target.")
+        values = data.split("train").targets
+        if self.loss == "bce" and not (values.min() >= 0 and values.max() <= 1):
+            raise ConfigError(
+                f"model.loss: bce needs targets in [0, 1]; got '{self.target}' from {values.min():.4g} to "
+                f"{values.max():.4g}. Choose mse or huber."
+            )
+        self.mean.fill_(mean)
+        self.std.fill_(std)
+        self.spaces = data.spaces
+
+    def forward(self, graph: NeuronGraph) -> Tensor:
+        """Predictions in the target's unit, ``[B]``."""
+        return self._decode(self.metanet(graph).squeeze(-1))
+
+    def _decode(self, raw: Tensor) -> Tensor:
+        if self.loss == "bce":
+            return torch.sigmoid(raw + torch.logit(self.mean.to(raw), eps=1e-3))
+        return raw * self.std.to(raw) + self.mean.to(raw)
+
+    def _loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+        if self.loss == "bce":
+            shifted = raw + torch.logit(self.mean.to(raw), eps=1e-3)
+            return functional.binary_cross_entropy_with_logits(shifted, targets)
+        wanted = (targets - self.mean.to(raw)) / self.std.to(raw)
+        return functional.mse_loss(raw, wanted) if self.loss == "mse" else functional.huber_loss(raw, wanted)
+
+    def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
+        """Loss of a batch."""
+        loss = self._loss(self.metanet(batch.graph).squeeze(-1), batch.targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        return loss
+
+    def validation_step(self, batch: ZooBatch, batch_idx: int) -> None:
+        """Collect the predictions of a batch."""
+        self._collect(batch, "val_loss")
+
+    def test_step(self, batch: ZooBatch, batch_idx: int) -> None:
+        """Collect the predictions of a batch."""
+        self._collect(batch, "test_loss")
+
+    def _collect(self, batch: ZooBatch, name: str) -> None:
+        raw = self.metanet(batch.graph).squeeze(-1)
+        self.log(name, self._loss(raw, batch.targets), batch_size=len(batch.targets))
+        self._seen.append((self._decode(raw).detach().cpu(), batch.targets.cpu()))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log tau, R2 and MAE of the whole validation split."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log tau, R2 and MAE of the whole test split, and keep ``predicted``, ``true`` and ``test_scores``."""
+        self.test_scores = self._log_scores("test")
+
+    def _log_scores(self, prefix: str) -> Scores:
+        self.predicted, self.true = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self._seen.clear()
+        found = score(self.predicted, self.true)
+        values = {f"{prefix}_tau": found.tau, f"{prefix}_r2": found.r2, f"{prefix}_mae": found.mae}
+        self.log_dict(values, prog_bar=prefix == "val")
+        return found
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, with a linear warm-up and a half cosine over all steps."""
+        optimizer = self.optimizer(self.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        schedule = LambdaLR(optimizer, lambda step: rate_factor(step, steps, self.warmup))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the weight spaces that the metanet was trained on."""
+        checkpoint[SPACES] = [space.to_json() for space in self.spaces]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read them back.
+
+        Raises:
+            CheckpointError: It is no checkpoint of this task.
+        """
+        if SPACES not in checkpoint:
+            raise CheckpointError(f"no checkpoint of a metanet run: got no '{SPACES}' in it. Give a file that fit wrote.")
+        self.spaces = [WeightSpace.from_json(text) for text in checkpoint[SPACES]]
+
+
+def rate_factor(step: int, steps: float, warmup: float) -> float:
+    """Factor on the learning rate: linear up over ``warmup * steps``, then ``(1 + cos(pi t)) / 2`` down to zero."""
+    if math.isinf(steps):
+        return 1.0
+    rise = round(warmup * steps)
+    if step < rise:
+        return (step + 1) / (rise + 1)
+    return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable values of a module."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)
