@@ -14,7 +14,7 @@ from metanet.checkpoint.unpickle import Stub
 from metanet.errors import CheckpointError
 
 MAX_DEPTH = 100
-MAX_VISITS = 1_000_000
+MAX_VISITS = 200_000
 MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
 TRAINING = re.compile(
     r"optim|(lr_?)?sched|(grad_?)?scaler|amp(_|$)|callbacks$|loops$|hyper_parameters|hparams|args$|opts?$|config|cfg|rng|"
@@ -167,22 +167,26 @@ def read_all(tree: Any, holds: Finder) -> dict[str, Tensor]:
         CheckpointError: A tensor cannot be read, or two have the same name.
     """
     tensors: dict[str, Tensor] = {}
-    for name, node in walk(tree, "", holds, ()):
+    for name, node in list(walk(tree, holds)):  # the whole walk first, since it may refuse the tree
         if name in tensors:
             raise CheckpointError(f"two tensors are named '{name}'. Save the model's state_dict().")
         tensors[name] = read_tensor(name, node)
     return tensors
 
 
-def walk(node: Any, name: str, holds: Finder, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """Tensors below a node with their dotted paths; training states and cycles are passed over."""
-    if is_tensor(node):
-        yield name or "tensor", node
-    elif holds(node) and id(node) not in above:
-        holds.count(len(above))
-        for key, child in children(node):
-            if above or not isinstance(node, dict) or not is_training(key, child):
-                yield from walk(child, f"{name}.{key}" if name else key, holds, (*above, id(node)))
+def walk(tree: Any, holds: Finder) -> Iterator[tuple[str, Any]]:
+    """Tensors below a node with their dotted paths, in order; training states and cycles are passed over."""
+    pending: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]
+    while pending:
+        name, node, above = pending.pop()
+        if is_tensor(node):
+            yield name or "tensor", node
+        elif holds(node) and id(node) not in above:
+            holds.count(len(above))
+            top = isinstance(node, dict) and not above
+            parts = [(key, child) for key, child in children(node) if not (top and is_training(key, child))]
+            inner = (*above, id(node))
+            pending += [(f"{name}.{key}" if name else key, child, inner) for key, child in reversed(parts)]
 
 
 def read_tensor(name: str, node: Any) -> Tensor:

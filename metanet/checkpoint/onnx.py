@@ -33,7 +33,12 @@ QUANTISED = re.compile(
 )
 
 
-@reader("onnx", extensions=(".onnx",), recognises=lambda probe: bool(START.match(probe.head)) and is_named(probe))
+def recognises(probe: Probe) -> bool:
+    """A plausible beginning, as ONNX has no magic number; a safetensors header of that length is told apart."""
+    return bool(START.match(probe.head)) and probe.head[8:10] != b'{"'
+
+
+@reader("onnx", extensions=(".onnx",), recognises=recognises)
 def read(path: Path) -> Contents:
     """Read every floating-point tensor under its own name; integers in ONNX files are shapes, axes and counters.
 
@@ -55,11 +60,6 @@ def read(path: Path) -> Contents:
         add(tensors, constants(function.node, function.name), path.parent)
     add(tensors, weights(model.graph, ""), path.parent)
     return tensors, describe(model)
-
-
-def is_named(probe: Probe) -> bool:
-    """Whether nothing in the name says that the bytes are something else, since ONNX has no magic number."""
-    return probe.path.suffix.lower() in ("", ".onnx", ".pb", ".bin", ".model")
 
 
 def describe(model: Any) -> dict[str, str]:

@@ -44,4 +44,5 @@ def refuse_quantised(tensors: Mapping[str, Tensor]) -> None:
 def siblings(stem: str, last: str) -> list[str]:
     """Names under which quantisation schemes store the scales of tensor ``stem.last``."""
     dotted = f"{stem}." if stem else ""
-    return [dotted + c.replace("weight", last, 1) for c in COMPANIONS] if last not in COMPANIONS else []
+    weight = last.endswith(("weight", "kernel"))
+    return [dotted + one.replace("weight", last, 1) for one in COMPANIONS] if weight else []

@@ -10,8 +10,6 @@ from metanet.checkpoint.registry import Contents, Probe, reader
 from metanet.errors import CheckpointError
 
 MAX_HEADER = 100_000_000
-ORDER = "metanet.order"
-"""Metadata key under which ``save`` keeps the order of the tensors, since the format sorts them by type and name."""
 
 
 def recognises(probe: Probe) -> bool:
@@ -22,13 +20,12 @@ def recognises(probe: Probe) -> bool:
 
 @reader("safetensors", extensions=(".safetensors",), recognises=recognises)
 def read(path: Path) -> Contents:
-    """Read all tensors in the order of the header, or in the order that ``save`` noted."""
+    """Read all tensors in the order of the header."""
     header = read_header(path)
     metadata = header.pop("__metadata__", {})
-    names = order(list(header), metadata.pop(ORDER, None))
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in names}, metadata
+            return {name: file.get_tensor(name) for name in header}, metadata
     except (SafetensorError, RuntimeError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"the file is damaged or has a type that PyTorch lacks (got {error}).") from None
 
@@ -58,12 +55,3 @@ def read_header(path: Path) -> dict[str, Any]:
         fault = "truncated" if size < promised else "damaged"
         raise CheckpointError(f"the file is {fault} (got {size:,} bytes, {promised:,} promised). Download it again.")
     return dict(header)
-
-
-def order(names: list[str], noted: str | None) -> list[str]:
-    """The noted order if it is one of exactly these names, else the order of the header."""
-    try:
-        wanted = json.loads(noted) if noted else None
-    except ValueError:
-        return names
-    return wanted if isinstance(wanted, list) and sorted(map(str, wanted)) == sorted(names) else names

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
-from metanet.checkpoint.safetensors import ORDER
 from metanet.errors import CheckpointError
 
 
@@ -69,8 +68,22 @@ def check_types(path: Path, values: Mapping[str, object], wanted: type) -> None:
 def write(path: Path, suffix: str, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write to a temporary name in the format of ``suffix``."""
     plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-    if suffix == ".safetensors":
-        own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in plain.items()}
-        save_file(own, path, {**metadata, ORDER: json.dumps(list(own))})
-    else:
-        torch.save({"state_dict": plain, "metadata": metadata}, path)
+    with path.open("wb") as file:  # given a path, torch.save would write its temporary name into the file
+        if suffix == ".safetensors":
+            own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in plain.items()}
+            file.write(with_header(serialize(own), list(own), metadata))
+        else:
+            torch.save({"state_dict": plain, "metadata": metadata}, file)
+
+
+def with_header(data: bytes, names: list[str], metadata: dict[str, str]) -> bytes:
+    """Rewrite the header of safetensors data: names in our order, then the same input always gives the same bytes.
+
+    The library sorts names by type and metadata at random. Format: https://github.com/huggingface/safetensors#format
+    """
+    length = int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8 : 8 + length])
+    header = ({"__metadata__": metadata} if metadata else {}) | {name: entries[name] for name in names}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
