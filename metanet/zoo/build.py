@@ -14,6 +14,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import filelock
@@ -23,12 +24,12 @@ import torch
 from metanet.errors import ZooError
 from metanet.space import WeightSpace, trace
 from metanet.symmetry import certify
-from metanet.zoo.architecture import SmallCNN
+from metanet.zoo.architecture import Architecture, SmallCNN
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.crew import make_shards
 from metanet.zoo.finish import write_table
 from metanet.zoo.recipe import Recipe, load_recipe
-from metanet.zoo.shards import Shard, plan_shards
+from metanet.zoo.shards import plan_shards
 from metanet.zoo.store import CARD, ModelZoo, read_zoo, shard_path
 from metanet.zoo.write import TEMPORARY, make_folder, sync_folder, write_file
 
@@ -109,7 +110,7 @@ def _build(recipe: Recipe, target: Path, workers: int, progress: Callable[[Progr
     building = target.with_name(target.name + ".building")
     _prepare(building, recipe)
     shards = plan_shards(recipe)
-    spaces = _spaces(shards)
+    spaces = [space_of(shard.architecture) for shard in shards]
     files = [shard_path(building, spaces[i].digest, shard.number) for i, shard in enumerate(shards)]
     missing = [i for i, file in enumerate(files) if not file.is_file()]
     start, before = time.perf_counter(), sum(len(s.plans) for i, s in enumerate(shards) if i not in set(missing))
@@ -144,14 +145,11 @@ def _prepare(building: Path, recipe: Recipe) -> None:
     write_file(note, text.encode())
 
 
-def _spaces(shards: list[Shard]) -> list[WeightSpace]:
-    """Derive and certify the weight space of every shard's architecture; each architecture once."""
-    known: dict[object, WeightSpace] = {}
-    for shard in shards:
-        if shard.architecture not in known:
-            module, example = SmallCNN(shard.architecture).eval(), torch.zeros(1, *shard.architecture.input)
-            known[shard.architecture] = certify(module, trace(module, example), example).space
-    return [known[shard.architecture] for shard in shards]
+@cache
+def space_of(architecture: Architecture) -> WeightSpace:
+    """Derive and certify the weight space of a resolved architecture."""
+    module, example = SmallCNN(architecture).eval(), torch.zeros(1, *architecture.input)
+    return certify(module, trace(module, example), example).space
 
 
 def _cores() -> int:

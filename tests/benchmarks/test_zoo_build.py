@@ -1,0 +1,18 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_quick_run_writes_its_figures(tmp_path):
+    out = tmp_path / "figures.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / "zoo_build.py"), "--quick", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "vectorised builder" in done.stdout
+    figures = json.loads(out.read_text())
+    assert figures["wrong"] == []
+    assert [row["ratio"] > 0 for row in figures["rows"]] == [True, True]
+    assert figures["machine"]["torch"]

@@ -1,0 +1,161 @@
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from metanet.errors import ZooError
+from metanet.zoo import open_zoo
+from metanet.zoo.architecture import SmallCNN
+from metanet.zoo.images import load_images
+from metanet.zoo.store import COLUMNS
+
+
+def a_shard(path):
+    return sorted(path.rglob("*.safetensors"))[0]
+
+
+def test_nets_read_alone_and_stacked_are_what_the_shards_hold(built):
+    zoo = open_zoo(built)
+    assert len(zoo) == 20
+    assert tuple(zoo.table.column_names[: len(COLUMNS)]) == COLUMNS
+    for digest, rows in zoo.by_space().items():
+        order = rows[::-1]
+        space, tensors = zoo.stack(order)
+        assert space.digest == digest
+        for i, row in enumerate(order):
+            net, where = zoo[int(row)], zoo.table.slice(int(row), 1).to_pylist()[0]
+            stored = load_file(built / "weights" / digest / f"{where['shard']:05d}.safetensors")
+            assert net.tensors.keys() == stored.keys()
+            for name, value in net.tensors.items():
+                assert torch.equal(value, stored[name][where["row"]])
+                assert torch.equal(value, tensors[name][i])
+    assert len({tuple(net.tensors["conv1.bias"].tolist()) for net in zoo}) == 20
+
+
+def test_a_net_changed_by_its_user_does_not_change_the_zoo(built):
+    zoo = open_zoo(built)
+    zoo[0].tensors["conv1.weight"].zero_()
+    assert zoo[0].tensors["conv1.weight"].abs().sum() > 0
+
+
+def test_labels_are_those_of_the_stored_weights(built, recipe):
+    zoo, images = open_zoo(built), load_images("digits")
+    for net in zoo:
+        module = SmallCNN(recipe.architecture.resolve(net.labels)).eval()
+        module.load_state_dict(net.tensors)
+        with torch.no_grad():
+            guess = module(torch.from_numpy(images.pixels[images.test]).float()).argmax(1).numpy()
+        assert net.labels["test_accuracy"] == pytest.approx((guess == images.classes[images.test]).mean(), abs=2e-3)
+        gap = net.labels["train_accuracy"] - net.labels["test_accuracy"]
+        assert net.labels["generalization_gap"] == pytest.approx(gap)
+
+
+def test_rows_and_filter(built):
+    zoo = open_zoo(built)
+    splits = [zoo.rows(split) for split in ("train", "validation", "test")]
+    assert sorted(np.concatenate(splits)) == list(range(20))
+    assert [len(rows) for rows in splits] == [14, 2, 4]
+    relu = zoo.filter(activation="relu")
+    assert 0 < len(relu) < 20
+    assert set(relu.column("activation")) == {"relu"}
+    assert len(relu.spaces) == 1
+    best = zoo.rows(test_accuracy=lambda a: a > np.median(a), optimizer=["sgd", "adam", "rmsprop"])
+    assert len(best) == 10
+    assert relu[0].id == zoo[int(zoo.rows(activation="relu")[0])].id
+
+
+def test_graph_stacks_nets_of_one_space(built):
+    zoo = open_zoo(built)
+    rows = next(iter(zoo.by_space().values()))
+    graph = zoo.graph(rows[:2])
+    assert graph.batch_size == 2
+    assert torch.equal(graph.tensors["conv2.weight"][1], zoo[int(rows[1])].tensors["conv2.weight"])
+
+
+def test_a_zoo_travels_to_worker_processes(built):
+    zoo = open_zoo(built)
+    first = zoo[0]
+    again = pickle.loads(pickle.dumps(zoo))[0]
+    assert torch.equal(first.tensors["linear.bias"], again.tensors["linear.bias"])
+    assert len(pickle.dumps(zoo)) < 100_000
+
+
+def test_stack_refuses_several_spaces_and_unknown_columns_are_named(built):
+    zoo = open_zoo(built)
+    with pytest.raises(ZooError, match="got 2 spaces for 20 nets"):
+        zoo.stack(range(20))
+    with pytest.raises(ZooError, match=r"no column 'acc'. Accepted: id, .*test_accuracy"):
+        zoo.rows(acc=1)
+    with pytest.raises(ZooError, match="no split 'tset'"):
+        zoo.rows("tset")
+
+
+def test_missing_and_half_built(tmp_path):
+    with pytest.raises(ZooError, match=r"No zoo at .*nothing"):
+        open_zoo(tmp_path / "nothing")
+    (tmp_path / "half.building").mkdir()
+    with pytest.raises(ZooError, match=r"half-built.*Resume it with open_zoo"):
+        open_zoo(tmp_path / "half")
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ZooError, match=r"without models.parquet and zoo.json"):
+        open_zoo(tmp_path / "other")
+
+
+def test_missing_shard_is_named_with_its_count(zoo_copy):
+    shard = a_shard(zoo_copy)
+    shard.unlink()
+    with pytest.raises(ZooError, match=f"shard .*{shard.name} is missing, the table has 3 nets in it"):
+        open_zoo(zoo_copy)
+
+
+def test_truncated_shard(zoo_copy):
+    shard = a_shard(zoo_copy)
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(ZooError, match=f"Cannot read shard .*{shard.name}"):
+        open_zoo(zoo_copy)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: {k: v[:-1] for k, v in t.items()}, "holds 2 nets, the table 3"),
+        (lambda t: t | {"conv1.weight": t["conv1.weight"][:, :4]}, r"'conv1.weight' as \[4, 1, 3, 3\]"),
+        (lambda t: {k: v for k, v in t.items() if k != "conv2.bias"}, "lacks the tensor 'conv2.bias'"),
+        (lambda t: t | {"extra": t["conv1.bias"] * 1}, "does not know: extra"),
+    ],
+)
+def test_shard_that_disagrees_with_table_or_space(zoo_copy, damage, message):
+    shard = a_shard(zoo_copy)
+    save_file({k: v.contiguous() for k, v in damage(load_file(shard)).items()}, shard)
+    with pytest.raises(ZooError, match=message):
+        open_zoo(zoo_copy)
+
+
+def test_table_that_lacks_rows_or_columns(zoo_copy):
+    table = pq.read_table(zoo_copy / "models.parquet")
+    pq.write_table(table.slice(1), zoo_copy / "models.parquet")
+    with pytest.raises(ZooError, match=r"Table and shards of .* disagree"):
+        open_zoo(zoo_copy)
+    pq.write_table(table.drop_columns(["split"]), zoo_copy / "models.parquet")
+    with pytest.raises(ZooError, match="lacks the columns split"):
+        open_zoo(zoo_copy)
+    repeated = table.set_column(3, "row", pa.array([0] * len(table), pa.int32()))
+    pq.write_table(repeated, zoo_copy / "models.parquet")
+    with pytest.raises(ZooError, match=r"are not 0\.\."):
+        open_zoo(zoo_copy)
+
+
+def test_table_or_space_that_cannot_be_read(zoo_copy):
+    space = sorted((zoo_copy / "spaces").iterdir())[0]
+    text = space.read_text()
+    space.write_text("{}")
+    with pytest.raises(ZooError, match="Cannot read the weight space"):
+        open_zoo(zoo_copy)
+    space.write_text(text)
+    (zoo_copy / "models.parquet").write_bytes(b"no table")
+    with pytest.raises(ZooError, match="Cannot open the zoo"):
+        open_zoo(zoo_copy)
