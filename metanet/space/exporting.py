@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -46,14 +47,23 @@ def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into eval mode for the duration, then restore the mode of every submodule."""
-    modes = [(m, m.training) for m in module.modules()]
+    """Put a module into eval mode for the duration, and leave it as it was: modes, and caches kept in attributes.
+
+    A cache that fills on the first call would hold the symbolic tensors of a trace, or what other weights gave.
+    """
+    own = [(m, m.training, dict(m.__dict__)) for m in module.modules()]
+    held = [(c, copy.copy(c)) for _, _, attributes in own for c in attributes.values() if type(c) in (dict, list)]
     try:
         module.eval()
         yield
     finally:
-        for m, mode in modes:
+        for m, mode, attributes in own:
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
             m.training = mode
+        for container, content in held:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
 
 
 def export(module: nn.Module, example_inputs: Inputs) -> torch.export.ExportedProgram:

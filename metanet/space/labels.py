@@ -7,7 +7,7 @@ concatenation of labels. A permutation of the axes turns into a permutation of t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -92,6 +92,19 @@ class Label:
             index = (index[:, None] * len(i) + i[None, :]).reshape(-1)
         return index
 
+    def pieces(self) -> list[tuple[Label, int]]:
+        """Parts of a concatenation with their first entry; a product is distributed over its outer factor."""
+        if self.op == "concat":
+            parts, start = [], 0
+            for part in self.parts:
+                parts += [(p, start + s) for p, s in part.pieces()]
+                start += part.size
+            return parts
+        if self.op == "product" and len(outer := self.parts[0].pieces()) > 1:
+            width = math.prod(p.size for p in self.parts[1:])
+            return [(product_label([p, *self.parts[1:]]), s * width) for p, s in outer]
+        return [(self, 0)]
+
     def to_data(self) -> Any:
         """Plain JSON data: an axis name, ``1``, or ``{"product": [...]}`` / ``{"concat": [...]}``."""
         if self.op == "axis":
@@ -114,3 +127,11 @@ class Label:
         if self.op in ("axis", "unit"):
             return self.axis or str(self.size)
         return "(" + (" x " if self.op == "product" else " + ").join(map(str, self.parts)) + ")"
+
+
+def product_label(parts: Sequence[Label]) -> Label:
+    """The row-major product of labels, flattened; units vanish."""
+    flat = [f for p in parts for f in (p.parts if p.op == "product" else (p,)) if f.size != 1]
+    if len(flat) == 1:
+        return flat[0]
+    return Label(math.prod(f.size for f in flat), "product", parts=tuple(flat)) if flat else Label(1, "unit")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
-from metanet.space.axes import Dim
+from metanet.space.axes import Dim, leaves
 from metanet.space.exporting import Inputs, export
+from metanet.space.gauge import infer_gauges
 from metanet.space.resolve import resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace
@@ -79,7 +80,14 @@ class Traced:
         """The weight space, uncertified."""
         walk, inputs = self.walk(distrusted)
         owned = {v.origin.tensor: v.dims for v in inputs.values() if v.origin is not None}
-        return resolve(owned, walk, aliases=self.aliases)
+        space = resolve(owned, walk, aliases=self.aliases)
+        names = {
+            atom: name
+            for spec in space.tensors
+            for dim, label in zip(owned[spec.name], spec.labels, strict=True)
+            for atom, name in zip((a for a in leaves(dim) if a.size != 1), label.axes, strict=True)
+        }
+        return replace(space, gauges=infer_gauges(walk, list(self.program.graph.nodes), names))
 
     def sources(self) -> dict[fx.Node, tuple[InputKind, str | None]]:
         """For every placeholder, what it is and the name of the tensor that it stands for."""

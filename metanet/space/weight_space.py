@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from metanet.errors import SpaceError
+from metanet.space.gauges import Gauge, gauge_from_data
 from metanet.space.labels import Axis, Label
 
 if TYPE_CHECKING:
@@ -105,6 +106,8 @@ class WeightSpace:
         opaque: Operations that were not understood; their axes are frozen, so the space stays sound.
         certified: Whether :func:`metanet.certify` confirmed it on the network itself. Not part of the identity.
         source: How it was derived (``"trace"``, ``"infer"``). Not part of the identity.
+        gauges: Scalings and sign flips of neurons that leave the function unchanged. They follow from the rest together
+            with the forward function, so they are not part of the identity.
     """
 
     axes: tuple[Axis, ...]
@@ -113,6 +116,7 @@ class WeightSpace:
     opaque: tuple[Opaque, ...] = ()
     certified: bool = field(default=False, compare=False)
     source: str = field(default="trace", compare=False)
+    gauges: tuple[Gauge, ...] = field(default=(), compare=False)
 
     @cached_property
     def axis(self) -> dict[str, Axis]:
@@ -172,6 +176,7 @@ class WeightSpace:
     def to_json(self, indent: int | None = None) -> str:
         """The space as JSON."""
         data = {"format": FORMAT, **self._identity(), "certified": self.certified, "source": self.source}
+        data["gauges"] = [asdict(g) for g in self.gauges]
         return json.dumps(data, indent=indent, sort_keys=True)
 
     @staticmethod
@@ -238,4 +243,5 @@ def _from_data(data: dict[str, Any]) -> WeightSpace:
         fields["target"] = label(raw["target"])
         links.append(Link(**fields))
     opaque = tuple(Opaque(**o) for o in data["opaque"])
-    return WeightSpace(axes, tensors, tuple(links), opaque, bool(data["certified"]), data["source"])
+    gauges = tuple(map(gauge_from_data, data["gauges"]))
+    return WeightSpace(axes, tensors, tuple(links), opaque, bool(data["certified"]), data["source"], gauges)

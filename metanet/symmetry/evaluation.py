@@ -88,13 +88,19 @@ def double_precision() -> Iterator[None]:
 
 
 class _Double(TorchDispatchMode):
-    """Replaces every lower floating-point type that an operation is asked for by float64."""
+    """Raises every lower floating-point type that an operation is asked for, or meets in a constant, to float64."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        def raised(x: Any) -> Any:
-            return torch.float64 if isinstance(x, torch.dtype) and x in LOW else x
+        if func._schema.is_mutable:  # what is written to must stay the tensor it is
+            return func(*args, **(kwargs or {}))
+        args, kwargs = pytree.tree_map_only((Tensor, torch.dtype), _raised, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
-        return func(*map(raised, args), **{k: raised(v) for k, v in (kwargs or {}).items()})
+
+def _raised(x: Any) -> Any:
+    if isinstance(x, torch.dtype):
+        return torch.float64 if x in LOW else x
+    return x.double() if x.dtype in LOW else x
 
 
 def randomised(

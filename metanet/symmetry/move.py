@@ -11,23 +11,26 @@ from torch import Tensor
 from metanet.errors import SpaceError
 from metanet.space.labels import Axis
 from metanet.space.weight_space import WeightSpace
+from metanet.symmetry.scaling import draw, permuted, rescale
 
-KINDS = ("permutation",)
+KINDS = ("permutation", "scale", "sign")
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """A permutation of every free axis.
+    """An element of the symmetry group: neurons are rescaled, then permuted.
 
-    The direction is the same everywhere: ``new[i] = old[perm[i]]``.
+    The direction of permutations is the same everywhere: ``new[i] = old[perm[i]]``.
 
     Attributes:
         space: The space whose group this is an element of.
         perms: Int64 permutation ``[size]`` by axis name; axes left out stay.
+        factors: Factors in the shape of ``gauge.axes``, by place of the gauge in ``space.gauges``.
     """
 
     space: WeightSpace
     perms: Mapping[str, Tensor] = field(default_factory=dict)
+    factors: Mapping[int, Tensor] = field(default_factory=dict)
 
     def apply(self, state: Mapping[str, Tensor], batched: bool = False) -> dict[str, Tensor]:
         """Act on a state dict.
@@ -44,8 +47,11 @@ class Move:
         """
         check_state(self.space, state, batched)
         new = dict(state)
+        scaled = {p.tensor: state[p.tensor].clone() for n in self.factors for p in self.space.gauges[n].parts}
+        for number, factors in self.factors.items():
+            rescale(self.space, self.space.gauges[number], factors, scaled, batched)
         for spec in self.space.tensors:
-            moved = state[spec.name]
+            moved = scaled.get(spec.name, state[spec.name])
             for dim, label in enumerate(spec.labels):
                 index = label.gather(self.perms)
                 if index is not None:
@@ -57,17 +63,25 @@ class Move:
 
     def inverse(self) -> Move:
         """The move that undoes this one."""
-        return Move(self.space, {name: torch.argsort(perm) for name, perm in self.perms.items()})
+        back = {name: torch.argsort(perm) for name, perm in self.perms.items()}
+        factors = {n: permuted(1 / c, self.space.gauges[n], self.perms) for n, c in self.factors.items()}
+        return Move(self.space, back, factors)
 
     def compose(self, other: Move) -> Move:
         """The move that acts like ``other`` first and then this one."""
+        back = {name: torch.argsort(perm) for name, perm in other.perms.items()}
+        factors = dict(other.factors)
+        for number, c in self.factors.items():  # moved before the other's permutation
+            c = permuted(c, self.space.gauges[number], back)
+            factors[number] = factors[number] * c if number in factors else c
         perms = dict(other.perms)
         for name, perm in self.perms.items():
             perms[name] = perms[name][perm] if name in perms else perm
-        return Move(self.space, perms)
+        return Move(self.space, perms, factors)
 
     def __repr__(self) -> str:
-        return f"Move(permutes {sum(len(p) for p in self.perms.values())} neurons on {len(self.perms)} axes)"
+        moved = sum(len(p) for p in self.perms.values())
+        return f"Move(permutes {moved} neurons on {len(self.perms)} axes, rescales by {len(self.factors)} gauges)"
 
 
 def sample(
@@ -78,7 +92,7 @@ def sample(
     Args:
         space: The space.
         seed: Seed of the draw.
-        kinds: Generators to draw from; ``"permutation"``.
+        kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``.
         axes: Names of the free axes to move; all by default.
 
     Returns:
@@ -93,8 +107,11 @@ def sample(
     absent = sorted(set(axes or ()) - {a.name for a in space.free_axes})
     if absent:
         raise SpaceError(f"cannot permute {absent}: got names that are not free axes of the space (space.free_axes)")
-    perms = shuffles(space.free_axes, seed)
-    return Move(space, {name: p for name, p in perms.items() if (axes is None or name in axes) and len(p) > 1})
+    perms = shuffles(space.free_axes, seed) if "permutation" in kinds else {}
+    perms = {name: p for name, p in perms.items() if (axes is None or name in axes) and len(p) > 1}
+    generator = torch.Generator().manual_seed(seed + 1)
+    chosen = [n for n, g in enumerate(space.gauges) if g.kind in kinds and (axes is None or set(g.axes) <= set(axes))]
+    return Move(space, perms, {n: draw(space.gauges[n], space, generator) for n in chosen})
 
 
 def shuffles(axes: Sequence[Axis], seed: int) -> dict[str, Tensor]:

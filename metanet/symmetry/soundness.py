@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from metanet.space.calls import instances
+from metanet.space.calls import instances, is_read
 from metanet.space.exporting import Inputs
 from metanet.space.labels import Label
 from metanet.space.resolve import Names
@@ -69,14 +69,14 @@ def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = 
     space = graph.space(distrusted)
     state, _ = evaluation.weights(space)
     names = Names()
-    labels = {node: [names.labels(v) for v in instances(value, Value)] for node, value in walk.values.items()}
+    labels = {n: [names.labels(v) for v in instances(_read(n, value), Value)] for n, value in walk.values.items()}
     perms = shuffles([a for a in names.axes if a.free], evaluation.seed)
     base = _inputs(graph, evaluation, state)
     if base is None:
         return None
     module = graph.program.graph_module
     left, right = fx.Interpreter(module), fx.Interpreter(module)
-    with torch.no_grad(), double_precision():
+    with torch.no_grad(), double_precision(), torch.random.fork_rng():
         for node in graph.program.graph.nodes:
             if node.op == "output":
                 break
@@ -84,10 +84,19 @@ def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = 
                 left.env[node] = base[node]
                 right.env[node] = _moved(base[node], labels[node][0], perms)
                 continue
-            left.env[node], right.env[node] = left.run_node(node), right.run_node(node)
-            if not _agree(left.env[node], right.env[node], labels.get(node, []), perms):
+            for side in (left, right):
+                torch.manual_seed(evaluation.seed)
+                side.env[node] = side.run_node(node)
+            pair = (_read(node, left.env[node]), _read(node, right.env[node]))
+            if not _agree(*pair, labels.get(node, []), perms):
                 return node
     return None
+
+
+def _read(node: fx.Node, result: Any) -> Any:
+    """A result without those of its parts that nothing reads: rules need not know what they are."""
+    several = isinstance(result, tuple | list)
+    return [part for number, part in enumerate(result) if is_read(node, number)] if several else result
 
 
 def _agree(left: Any, right: Any, labels: list[list[Label]], perms: dict[str, Tensor]) -> bool:

@@ -54,6 +54,26 @@ def _vector_product(walk: Walk, node: fx.Node, x: Value, y: Value) -> Value:
     return walk.make(rest, x, y)
 
 
+@rule("_trilinear")
+def trilinear(
+    walk: Walk, node: fx.Node, a: Value, b: Value, c: Value, at_a: Sequence[int], at_b: Sequence[int],
+    at_c: Sequence[int], summed: Sequence[int], *args: int,
+) -> Value:  # fmt: skip
+    """The product of three tensors with dimensions inserted, summed over some dimensions (``nn.Bilinear``)."""
+    rank = len(a.dims) + len(at_a)
+    rows = []
+    for value, inserted in ((a, at_a), (b, at_b), (c, at_c)):
+        supply = iter(value.dims)
+        rows.append([Dim(1) if i in inserted else next(supply) for i in range(rank)])
+    dims = []
+    for column in zip(*rows, strict=True):
+        wide = [d for d in column if d.size != 1] or [Dim(1)]
+        for other in wide[1:]:
+            unify(wide[0], other, walk.where(node))
+        dims.append(wide[0])
+    return walk.make([d for i, d in enumerate(dims) if i not in summed], a, b, c)
+
+
 @rule("convolution")
 def convolution(
     walk: Walk,

@@ -17,7 +17,7 @@ ACTIVATIONS = (
 )  # fmt: skip
 
 
-@rule("pointwise")
+@rule("pointwise", "complex", "polar", "real", "imag", "_conj", "_conj_physical", "conj_physical")
 def pointwise(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """Any operation that torch tags as pointwise."""
     return walk.like(node, *tensors_in((args, kwargs)))

@@ -1,0 +1,52 @@
+"""Gauge inference: which scalings and sign flips of neurons leave a traced network's function unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+from torch import fx
+
+from metanet.space.axes import Dim
+from metanet.space.gauge.forms import Unknown
+from metanet.space.gauge.infer import GaugePass
+from metanet.space.gauges import Gauge, GaugePart
+from metanet.space.walk import Walk
+
+
+def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str]) -> tuple[Gauge, ...]:
+    """All positive scalings and sign flips, as a basis of each group.
+
+    Args:
+        walk: The finished axis walk.
+        nodes: The nodes of the graph that it walked, in order.
+        names: The axis name of every atom that indexes a tensor.
+    """
+    found = []
+    for kind, modulus in (("scale", 0), ("sign", 2)):
+        gauge_pass = GaugePass(walk, nodes, modulus)
+        for solution in gauge_pass.run():
+            found.append(_gauge(kind, solution, names, gauge_pass.offsets))
+    return tuple(dict.fromkeys(found))
+
+
+def _gauge(
+    kind: str, solution: Mapping[Unknown, Fraction], names: Mapping[Dim, str], offsets: Mapping[str, float]
+) -> Gauge:
+    first = next(iter(solution))
+    order = {atom: n for n, atom in enumerate(names)}
+    atoms = sorted(first.key - dict(first.chosen).keys(), key=order.__getitem__)
+    parts = tuple(
+        GaugePart(
+            u.tensor,
+            u.dims,
+            float(exponent),
+            tuple(sorted((names[a], n) for a, n in u.chosen)),
+            offsets.get(u.tensor, 0.0),
+        )
+        for u, exponent in solution.items()
+    )
+    return Gauge(kind, tuple(names[a] for a in atoms), parts)  # type: ignore[arg-type]
+
+
+__all__ = ["infer_gauges"]

@@ -1,0 +1,93 @@
+"""Acting with gauges: multiply the parts of tensors that a node set indexes by powers of its factors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from metanet.space.gauges import Gauge, GaugePart
+from metanet.space.labels import Label
+from metanet.space.weight_space import TensorSpec, WeightSpace
+
+
+def rescale(
+    space: WeightSpace, gauge: Gauge, factors: Tensor, tensors: dict[str, Tensor], batched: bool = False
+) -> None:
+    """Multiply, in place, the tensors that a gauge moves (they must be copies already).
+
+    Args:
+        space: The space.
+        gauge: One of its gauges.
+        factors: One factor per neuron, in the shape of ``gauge.axes``.
+        tensors: Tensors by name, ``[*shape]`` or stacked ``[B, *shape]``.
+        batched: Whether they are stacked.
+    """
+    for part in gauge.parts:
+        powers = factors.to(tensors[part.tensor]) ** part.exponent
+        for view, order in _views(space.tensor[part.tensor], part, gauge.axes, tensors[part.tensor], batched):
+            shape = [1] * view.ndim
+            for axis, dim in enumerate(order):
+                shape[dim] = powers.shape[axis]
+            ranked = powers.permute(sorted(range(len(order)), key=order.__getitem__)).reshape(shape)
+            if part.offset:
+                view.add_(part.offset).mul_(ranked).sub_(part.offset)
+            else:
+                view.mul_(ranked)
+
+
+def _views(
+    spec: TensorSpec, part: GaugePart, axes: Sequence[str], tensor: Tensor, batched: bool
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Views of the tensor that the axes index as a whole, each with the dimension of every axis."""
+    for choice in itertools.product(*(label.pieces() for label in spec.labels)):
+        atoms = [(d, name) for d, (label, _) in enumerate(choice) for name in label.axes]
+        wanted = [*axes, *(axis for axis, _ in part.chosen)]
+        places = [_place(atoms, name, part.dims) for name in wanted]
+        if None in places:
+            continue
+        view, sizes = tensor, []
+        for d, (label, start) in enumerate(choice):
+            view = view.narrow(d + batched, start, label.size)
+            sizes.append([factor.size for factor in _factors(label)])
+        for d in reversed(range(len(sizes))):
+            view = view.unflatten(d + batched, sizes[d]) if sizes[d] else view.squeeze(d + batched)
+        keep = [p + batched for p in places[: len(axes)] if p is not None]
+        for place, (_, entry) in sorted(zip(places[len(axes) :], part.chosen, strict=True), key=lambda x: -(x[0] or 0)):
+            at = (place or 0) + batched
+            view = view.select(at, entry)
+            keep = [k - (k > at) for k in keep]
+        yield view, keep
+
+
+def _place(atoms: Sequence[tuple[int, str]], name: str, dims: Sequence[int]) -> int | None:
+    """Which atom an axis is: the one in the dimensions named if there is a choice."""
+    found = [i for i, (_, n) in enumerate(atoms) if n == name]
+    return next((i for i in found if atoms[i][0] in dims), found[0] if found else None)
+
+
+def _factors(label: Label) -> tuple[Label, ...]:
+    if label.op == "product":
+        return label.parts
+    return () if label.op == "unit" else (label,)
+
+
+def draw(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
+    """Random factors: log-uniform in ``[1/e, e]``, or signs of which at least one is negative."""
+    shape = [space.axis[name].size for name in gauge.axes]
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    if gauge.kind == "scale":
+        return (2 * uniform - 1).exp()
+    signs = torch.where(uniform < 0.5, -1.0, 1.0).double()
+    signs.view(-1)[0] = -1
+    return signs
+
+
+def permuted(factors: Tensor, gauge: Gauge, perms: Mapping[str, Tensor]) -> Tensor:
+    """Factors carried along by a permutation of the axes."""
+    for dim, name in enumerate(gauge.axes):
+        if name in perms:
+            factors = factors.index_select(dim, perms[name])
+    return factors
