@@ -18,7 +18,7 @@ from functools import cached_property, lru_cache
 
 from torch import Tensor
 
-from metanet.space.labels import Axis, Label
+from metanet.space.labels import Axis, Label, product_label
 from metanet.space.weight_space import WEIGHT_KINDS, Link, WeightSpace
 
 UNIT = "unit@"  # name of a lone neuron, with its depth
@@ -182,7 +182,7 @@ class _Builder:
 
     def _choices(self, link: Link) -> Iterator[tuple[list[Label], list[int]]]:
         """Every way to take one piece of each tensor dimension: their labels and first entries."""
-        for choice in itertools.product(*(_pieces(label) for label in self.space.tensor[link.tensor].labels)):
+        for choice in itertools.product(*(label.pieces() for label in self.space.tensor[link.tensor].labels)):
             yield [label for label, _ in choice], [start for _, start in choice]
 
     def _node(self, key: tuple[str, ...], number: int, read: bool) -> NodeSet:
@@ -246,7 +246,7 @@ class _Builder:
         )
 
     def _vector(self, link: Link, labels: list[Label], starts: list[int]) -> Iterator[Vector]:
-        key = self._key(_product([labels[d] for d in link.target_dims]), link.depth)
+        key = self._key(product_label([labels[d] for d in link.target_dims]), link.depth)
         atoms = [name for label in labels for name in label.axes]
         mine = [atoms.index(n) for n in key if n in atoms]
         rest = [i for i in range(len(atoms)) if i not in mine]
@@ -265,35 +265,14 @@ def _side(label: Label, chosen: Sequence[Label]) -> Label | None:
     concatenation within groups cannot be shown as one block (None).
     """
     have = {axis for part in chosen for axis in part.axes}
-    if any(piece.axes and set(piece.axes) <= have for piece, _ in _pieces(label)) or not label.axes:
-        return _product(chosen)
-    return None if len(_pieces(label)) > 1 else label
+    if any(piece.axes and set(piece.axes) <= have for piece, _ in label.pieces()) or not label.axes:
+        return product_label(chosen)
+    return None if len(label.pieces()) > 1 else label
 
 
 def _kind(axes: Sequence[Axis]) -> str:
     kinds = {a.kind for a in axes}
     return next((k for k in ("neuron", "output", "input") if k in kinds), "fixed")
-
-
-def _pieces(label: Label) -> list[tuple[Label, int]]:
-    """Pieces of a label with their first entry; a product is distributed over its outer factor."""
-    if label.op == "concat":
-        parts, start = [], 0
-        for part in label.parts:
-            parts += [(p, start + s) for p, s in _pieces(part)]
-            start += part.size
-        return parts
-    if label.op == "product" and len(outer := _pieces(label.parts[0])) > 1:
-        width = math.prod(p.size for p in label.parts[1:])
-        return [(_product([p, *label.parts[1:]]), s * width) for p, s in outer]
-    return [(label, 0)]
-
-
-def _product(parts: Sequence[Label]) -> Label:
-    flat = [f for p in parts for f in (p.parts if p.op == "product" else (p,)) if f.size != 1]
-    if len(flat) == 1:
-        return flat[0]
-    return Label(math.prod(f.size for f in flat), "product", parts=tuple(flat)) if flat else Label(1, "unit")
 
 
 def _first(key: Sequence[str], shared: Sequence[str]) -> tuple[int, ...]:
