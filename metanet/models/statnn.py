@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metanet.errors import ConfigError, GraphError
 from metanet.graph import NeuronGraph
-from metanet.space import WeightSpace
+from metanet.graph.match import activations
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 STATISTICS = ("mean", "variance", *(f"quantile {q:g}" for q in QUANTILES))
@@ -79,7 +79,7 @@ class StatNN:
         if count == 0 or count != len(values):
             raise GraphError(f"StatNN.fit needs one target per net; got {count} nets and {len(values)} targets")
         self.tensors = list(dict.fromkeys(name for graph in batches for name in graph.space.tensor))
-        self.activations = sorted({activation_of(graph.space) for graph in batches})
+        self.activations = sorted({activations(graph.space) for graph in batches})
         categorical = [len(self.tensors) * len(STATISTICS)]
         self._trees = HistGradientBoostingRegressor(categorical_features=categorical, **self._settings)
         self._trees.fit(self.features(batches), values)
@@ -107,7 +107,7 @@ class StatNN:
                 if name in graph.tensors:
                     start = column * len(STATISTICS)
                     table[:, start : start + len(STATISTICS)] = statistics(graph.tensors[name])
-            activation = activation_of(graph.space)
+            activation = activations(graph.space)
             if activation in self.activations:
                 table[:, -1] = self.activations.index(activation)
             rows.append(table)
@@ -119,11 +119,6 @@ def statistics(tensor: Tensor) -> np.ndarray:
     values = tensor.detach().cpu().double().numpy().reshape(len(tensor), -1)
     quantiles = np.quantile(values, QUANTILES, axis=1)
     return np.column_stack([values.mean(1), values.var(1), quantiles.T])
-
-
-def activation_of(space: WeightSpace) -> str:
-    """The nonlinearities of a space, as one text: ``"relu"``, ``"relu+tanh"``, ``""`` if there is none."""
-    return "+".join(sorted({link.activation for link in space.links if link.activation}))
 
 
 def _batches(graphs: NeuronGraph | Iterable[NeuronGraph]) -> list[NeuronGraph]:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -56,8 +57,8 @@ class PropertyRegression(pl.LightningModule):
         if metanet.out_features != 1:
             raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: 1, one number a net.")
         self.metanet, self.target, self.optimizer, self.loss, self.warmup = metanet, target, optimizer, loss, warmup
-        self.register_buffer("mean", torch.tensor(0.0, dtype=torch.float64))
-        self.register_buffer("std", torch.tensor(1.0, dtype=torch.float64))
+        self.register_buffer("mean", torch.tensor(0.0))
+        self.register_buffer("std", torch.tensor(1.0))
         self.spaces: list[WeightSpace] = []
         self.test_scores: Scores | None = None
         self._seen: list[tuple[Tensor, Tensor]] = []
@@ -132,7 +133,7 @@ class PropertyRegression(pl.LightningModule):
         self.log_dict(values, prog_bar=prefix == "val")
         return found
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The optimiser, with a linear warm-up and a half cosine over all steps."""
         optimizer = self.optimizer(self.parameters())
         steps = self.trainer.estimated_stepping_batches
@@ -150,7 +151,9 @@ class PropertyRegression(pl.LightningModule):
             CheckpointError: It is no checkpoint of this task.
         """
         if SPACES not in checkpoint:
-            raise CheckpointError(f"no checkpoint of a metanet run: got no '{SPACES}' in it. Give a file that fit wrote.")
+            raise CheckpointError(
+                f"no checkpoint of a metanet run: got no '{SPACES}' in it. Give a file that fit wrote."
+            )
         self.spaces = [WeightSpace.from_json(text) for text in checkpoint[SPACES]]
 
 
@@ -162,8 +165,3 @@ def rate_factor(step: int, steps: float, warmup: float) -> float:
     if step < rise:
         return (step + 1) / (rise + 1)
     return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of trainable values of a module."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import lightning.pytorch as pl
 import numpy as np
@@ -253,7 +253,7 @@ class ZooDataModule(pl.LightningDataModule):
         return batch._replace(graph=batch.graph.to(device), targets=batch.targets.to(device))
 
 
-def _as_is(batch: ZooBatch) -> ZooBatch:
+def _as_is(batch: Any) -> Any:
     """A split gives whole batches, so nothing is left to collate."""
     return batch
 

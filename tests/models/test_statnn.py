@@ -6,7 +6,8 @@ from torch import nn
 import metanet
 from metanet.errors import MetanetError
 from metanet.graph import NeuronGraph
-from metanet.models.statnn import STATISTICS, StatNN, activation_of, statistics
+from metanet.graph.match import activations
+from metanet.models.statnn import STATISTICS, StatNN, statistics
 
 
 def mlp(activation, hidden=5, layers=1):
@@ -55,7 +56,7 @@ def test_spaces_share_columns_by_tensor_name_and_lacking_tensors_are_missing():
 
 def test_the_activation_is_a_feature():
     relu, tanh = mlp(nn.ReLU), mlp(nn.Tanh)
-    assert (activation_of(relu), activation_of(tanh)) == ("relu", "tanh")
+    assert (activations(relu), activations(tanh)) == ("relu", "tanh")
     graph = batch(relu, 40)
     same_weights = NeuronGraph(tanh, graph.tensors)
     y = np.concatenate([np.zeros(40), np.ones(40)])

@@ -1,0 +1,118 @@
+"""What a finished run leaves behind: test scores beside StatNN's, as a table, a JSON file and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from metanet.errors import ConfigError
+from metanet.models.statnn import StatNN
+from metanet.tasks.scores import Scores, score
+from metanet.zoo.data import ZooDataModule
+
+
+@dataclass(frozen=True)
+class Report:
+    """Predictions on the test split of a zoo.
+
+    Attributes:
+        zoo: Name of the zoo.
+        target: What is predicted.
+        seed: Seed of the run.
+        name: Class of the metanet.
+        true: Targets, ``[N]``.
+        metanet: Predictions of the metanet, ``[N]``.
+        statnn: Predictions of StatNN, fitted on the same training nets, ``[N]``.
+    """
+
+    zoo: str
+    target: str
+    seed: int
+    name: str
+    true: np.ndarray
+    metanet: np.ndarray
+    statnn: np.ndarray
+
+    def scores(self) -> dict[str, Scores]:
+        """Scores by model, ``metanet`` and ``statnn``."""
+        return {"metanet": score(self.metanet, self.true), "statnn": score(self.statnn, self.true)}
+
+    def table(self) -> Table:
+        """The scores for people."""
+        table = Table(title=f"{self.zoo}: {self.target} of {len(self.true)} test nets, seed {self.seed}")
+        table.add_column("model")
+        for name in ("Kendall tau", "R2", "MAE"):
+            table.add_column(name, justify="right")
+        for key, found in self.scores().items():
+            label = f"metanet ({self.name})" if key == "metanet" else "StatNN"
+            table.add_row(label, f"{found.tau:.3f}", f"{found.r2:.3f}", f"{found.mae:.4f}")
+        return table
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``metrics.json``, ``predicted.png`` and ``predicted.svg``; return their paths."""
+        content = {key: found.as_dict() for key, found in self.scores().items()}
+        text = json.dumps({**content, "seed": self.seed, "zoo": self.zoo}, indent=1, allow_nan=False) + "\n"
+        files = [folder / "metrics.json", folder / "predicted.png", folder / "predicted.svg"]
+        write_whole(files[0], text.encode())
+        for file in files[1:]:
+            self.plot(file)
+        return files
+
+    def plot(self, file: Path) -> None:
+        """Draw predicted against true values, the metanet beside StatNN; the ending of the file decides the format."""
+        from matplotlib.figure import Figure  # only runs that end draw, and importing matplotlib takes a second
+
+        low, high = float(self.true.min()), float(self.true.max())
+        margin = 0.04 * (high - low)
+        figure = Figure(figsize=(9, 4.6), layout="constrained")
+        panels = figure.subplots(1, 2, sharex=True, sharey=True)
+        scores = self.scores()
+        for axes, key, label in zip(panels, ("metanet", "statnn"), (self.name, "StatNN"), strict=True):
+            axes.plot([low, high], [low, high], color="0.6", linewidth=1, zorder=1)
+            axes.scatter(self.true, getattr(self, key), s=12, alpha=0.6, linewidths=0, zorder=2)
+            axes.set_title(f"{label}: Kendall tau {scores[key].tau:.3f}")
+            axes.set_xlabel(f"true {self.target}")
+            axes.set_xlim(low - margin, high + margin)
+            axes.set_ylim(low - margin, high + margin)
+            axes.set_aspect("equal")
+        panels[0].set_ylabel(f"predicted {self.target}")
+        figure.suptitle(f"{self.zoo}: {len(self.true)} test nets")
+        temporary = file.with_name(f".{file.name}.tmp")
+        figure.savefig(temporary, format=file.suffix[1:], dpi=150)
+        os.replace(temporary, file)
+
+
+def statnn_predictions(data: ZooDataModule, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fit StatNN on the training nets; return its predictions for the test nets and their targets, ``[N]`` each."""
+    train, test = (list(data.split(split).graphs()) for split in ("train", "test"))
+    model = StatNN(seed=seed).fit([g for g, _ in train], np.concatenate([y for _, y in train]))
+    return model.predict([g for g, _ in test]), np.concatenate([y for _, y in test])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ConfigError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(
+            f"Cannot write {path}: got '{error.strerror}'. Give another --trainer.default_root_dir."
+        ) from error
+
+
+def epoch_line(epoch: int, epochs: int | None, step: int, metrics: Mapping[str, float]) -> str:
+    """One line on an epoch, for logs."""
+    values = "  ".join(f"{name}={value:.4f}" for name, value in metrics.items())
+    return f"epoch {epoch}/{epochs if epochs and epochs > 0 else '?'}  step {step}  {values}"

@@ -1,0 +1,213 @@
+"""The training command: ``python train.py fit --config configs/NAME.yaml``."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from rich.console import Console
+
+import metanet.models
+from metanet.errors import MetanetError
+from metanet.models import Metanet
+from metanet.tasks import PropertyRegression
+from metanet.tasks.callbacks import (
+    CHECKPOINTS,
+    EpochLines,
+    RunConfig,
+    RunNotes,
+    checkpoint_callbacks,
+    loggers,
+    make_run_folder,
+    run_folder,
+)
+from metanet.tasks.report import Report, statnn_predictions
+from metanet.zoo.data import ZooDataModule
+
+RUNS = Path("runs")
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser without abbreviated options and without pages of usage before an error."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("allow_abbrev", False)  # else --trainer.max_epoch is silently taken as max_epochs
+        super().__init__(*args, **kwargs)
+
+    def format_usage(self) -> str:
+        """Nothing: ``--help`` prints the options."""
+        return ""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Name the classes there are when a metanet is not found, then exit with code 2."""
+        super().error(message + suggestion(message), ex)
+
+
+class MetanetCLI(LightningCLI):
+    """``fit``, ``validate`` and ``test`` of a :class:`PropertyRegression` on a :class:`ZooDataModule`.
+
+    Runs write to ``runs/<config name>/seed-<seed>``, or to ``trainer.default_root_dir`` if it is given. After ``fit``
+    the best checkpoint is tested, beside StatNN on the same split.
+    """
+
+    def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        super().__init__(
+            PropertyRegression,
+            ZooDataModule,
+            save_config_callback=RunConfig,
+            seed_everything_default=0,
+            parser_class=Parser,
+            args=args,
+            run=run,
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands of the trainer; predictions for files are ``metanet predict``."""
+        known = LightningCLI.subcommands()
+        return {name: known[name] for name in ("fit", "validate", "test")}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The task predicts what the data module gives."""
+        parser.link_arguments("data.target", "model.target")
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return int(self._get(self.config, "seed_everything"))
+
+    @property
+    def _is_trial(self) -> bool:
+        """Whether this is a ``fast_dev_run``, which writes nothing."""
+        return bool(self._get(self.config, "trainer")["fast_dev_run"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer of the config, with the defaults of this command where the config says nothing."""
+        given = self._get(self.config_init, "trainer")
+        fits = self.subcommand in ("fit", None)
+        configs = self._get(self.config, "config") or ["run"]
+        resume = fits and bool(self._get(self.config, "ckpt_path"))
+        self.folder = Path(
+            given["default_root_dir"] or run_folder(RUNS, Path(str(configs[-1])).stem, self.seed, resume)
+        )
+        callbacks = list(given["callbacks"] or [])
+        defaults: dict[str, Any] = {"default_root_dir": str(self.folder), "callbacks": callbacks}
+        if fits and given["enable_checkpointing"] is not False:
+            if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
+                callbacks.extend(checkpoint_callbacks(self.folder))
+        elif not fits:
+            defaults["enable_checkpointing"] = False
+        if given["logger"] in (None, True):
+            defaults["logger"] = loggers(self.folder) if fits else False
+        if not sys.stdout.isatty() and given["enable_progress_bar"] is None:
+            defaults["enable_progress_bar"] = False
+            callbacks.append(EpochLines())
+        for name, value in {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}.items():
+            defaults[name] = value if given[name] is None else given[name]
+        callbacks.append(RunNotes(self.folder, _resume_command()))
+        return super().instantiate_trainer(**defaults, **kwargs)
+
+    def before_fit(self) -> None:
+        """Make the run folder, so that a folder that cannot be written fails before any training."""
+        if not self._is_trial:
+            make_run_folder(self.folder)
+
+    def after_fit(self) -> None:
+        """Test the best checkpoint beside StatNN; print the table, write scores and picture."""
+        best = next((c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor), "")  # type: ignore[attr-defined]
+        if self._is_trial or not best:
+            return
+        self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
+        statnn, _ = statnn_predictions(self.datamodule, self.seed)
+        report = Report(
+            zoo=self.datamodule.split("test").zoo.name,
+            target=self.model.target,
+            seed=self.seed,
+            name=type(self.model.metanet).__name__,
+            true=self.model.true.double().numpy(),
+            metanet=self.model.predicted.double().numpy(),
+            statnn=statnn,
+        )
+        files = [*report.write(self.folder), self.folder / CHECKPOINTS / Path(best).name]
+        console = Console()
+        console.print(report.table())
+        console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
+
+
+def main(args: ArgsType = None, run: bool = True) -> MetanetCLI:
+    """Run the command line; with ``run=False`` only build ``cli.model``, ``cli.datamodule`` and ``cli.trainer``.
+
+    Exits with code 2 and one line on what is wrong with the input.
+    """
+    try:
+        with quiet():
+            return MetanetCLI(args, run)
+    except MetanetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's adverts, device lists and remarks on its own internals away while a command runs."""
+    logger = logging.getLogger("lightning")
+    names = ["lightning.pytorch", "lightning.fabric"]
+    before = {name: logging.getLogger(name).level for name in [logger.name, *names]}
+    for name in before:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for text in QUIET:
+                warnings.filterwarnings("ignore", text)
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
+QUIET = (
+    "The number of training batches",  # a zoo of few nets has few steps an epoch, which are logged as epoch means
+    ".*does not have many workers",  # a zoo held in memory is read fastest by the training process
+    "Checkpoint directory .* exists and is not empty",  # always so when a run is resumed
+    r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning 2.6's own use of torch
+    r"(?s)\s*The '?(add_instantiator|instantiate_classes|skip_none)",  # Lightning 2.6's own use of jsonargparse
+    ".*args parameter is intended to run from within Python",  # tests and notebooks do run it from within Python
+)
+
+
+def suggestion(message: str) -> str:
+    """What to add to a parser's message: the metanets there are, if one was not found."""
+    if "model.metanet" not in message:
+        return ""
+    known = {cls.__name__: f"{cls.__module__}.{cls.__name__}" for cls in _subclasses(Metanet)}
+    paths = {name: f"metanet.models.{name}" if hasattr(metanet.models, name) else path for name, path in known.items()}
+    found = re.search(r"(?:class_path|path string:?|class) '?([\w.]+)'?", message)
+    name = found.group(1).split(".")[-1] if found else ""
+    if name in known:
+        return ""  # the class was found; something else is wrong
+    close = difflib.get_close_matches(name, list(paths), n=1)
+    hint = f" Did you mean {paths[close[0]]}?" if close else ""
+    return f"\nAccepted metanets: {', '.join(sorted(paths.values()))}, or the path of your own.{hint}"
+
+
+def _subclasses(base: type) -> list[type]:
+    children: list[type] = base.__subclasses__()
+    found = [cls for child in children for cls in (child, *_subclasses(child))]
+    return [cls for cls in found if not getattr(cls, "__abstractmethods__", None)]
+
+
+def _resume_command() -> str:
+    words = [word for word in sys.argv if not word.startswith("--ckpt_path")]
+    return shlex.join(["python", *words, "--ckpt_path", "last"])
