@@ -68,9 +68,14 @@ def examine(name: str) -> dict[str, Any]:
     module = create(name)
     parameters = sum(p.numel() for p in module.parameters())
     whole = not next(module.parameters()).is_meta
-    x = torch.randn(1, *image_size(module.pretrained_cfg or {}))
     begin = time.perf_counter()
-    space = metanet.trace(module, x)
+    config = module.pretrained_cfg or {}
+    try:
+        x = torch.randn(1, *image_size(config))
+        space = metanet.trace(module, x)
+    except metanet.MetanetError:  # windows that do not fit the smaller image
+        x = torch.randn(1, *config.get("input_size", (3, 224, 224)))
+        space = metanet.trace(module, x)
     found = {
         "parameters": parameters,
         "neurons": space.neurons,

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
-from metanet.space.calls import instances, is_read
+from metanet.space.calls import instances, is_read, operation_name
 from metanet.space.exporting import Inputs
 from metanet.space.labels import Label
 from metanet.space.resolve import Names
@@ -87,6 +87,8 @@ def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = 
             for side in (left, right):
                 torch.manual_seed(evaluation.seed)
                 side.env[node] = side.run_node(node)
+                if "empty" in operation_name(node):  # whatever memory held
+                    side.env[node].zero_()
             pair = (_read(node, left.env[node]), _read(node, right.env[node]))
             if not _agree(*pair, labels.get(node, []), perms):
                 return node

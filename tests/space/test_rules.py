@@ -173,6 +173,8 @@ CASES = {
     "unfold": (cnn(lambda x: F.unfold(x, 3, padding=1).view(2, 54, 8, 8), out=54), IMAGE, 6),
     "fold": (cnn(lambda x: F.fold(x.flatten(2), (9, 9), 2), 12, 3), IMAGE, 3),
     "windows": (cnn(lambda x: x.unfold(2, 2, 2).unfold(3, 2, 2).mean((4, 5))), IMAGE, 6),
+    "strides that do not matter": (cnn(lambda x: x.mean((2, 3), True).as_strided((2, 6, 1, 1), (6, 1, 6, 6))), IMAGE, 6),
+    "strides of its own": (mlp(lambda x: x.as_strided((3, 6), (1, 3))), ROW, 0),
     "complex": (mlp(lambda x: torch.view_as_real(torch.complex(x, x.relu())).sum(-1)), ROW, 6),
     # parts
     "cat": (mlp(lambda x: torch.cat([x, x.relu()], 1), out=12), ROW, 6),
@@ -221,7 +223,7 @@ CASES = {
     "gru cell": (Cell(nn.GRUCell(5, 4), 1), SEQUENCE, 4),
 }  # fmt: skip
 tied[2].weight = tied[1].weight
-OPAQUE = {"random"}
+OPAQUE = {"random", "strides of its own"}
 
 
 def put(x):

@@ -197,6 +197,19 @@ def col2im(walk: Walk, node: fx.Node, x: Value, size: Sequence[int], kernel: Seq
     return walk.make((*x.dims[:-2], channels, *(walk.fixed(node, s) for s in shape_of(node)[-2:])), x)
 
 
+@rule("as_strided", "as_strided_copy")
+def as_strided(
+    walk: Walk, node: fx.Node, x: Value, size: Sequence[int], stride: Sequence[int], offset: int | None = None
+) -> Value:
+    """The same view again, possibly with other strides where they do not matter (size 1); all else is unknown."""
+    before = node.args[0].meta["val"]  # type: ignore[union-attr]
+    wide = [i for i, s in enumerate(size) if s != 1]
+    same = x.shape == tuple(size) and all(before.stride(i) == stride[i] for i in wide)
+    if same and offset in (None, before.storage_offset()):
+        return x
+    return walk.unknown(node, "it is a view with strides of its own", x)
+
+
 @rule("diagonal", "diagonal_copy")
 def diagonal(walk: Walk, node: fx.Node, x: Value, offset: int = 0, a: int = 0, b: int = 1) -> Value:
     """The diagonal of two dimensions, which are ordered, as a new last dimension."""
