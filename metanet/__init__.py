@@ -1,9 +1,43 @@
-"""metanet: learn from the weights of neural networks."""
+"""metanet: learn from the weights of neural networks.
+
+Names are imported when they are first used, so that ``import metanet`` and ``metanet --help`` do not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from metanet.errors import MetanetError
-from metanet.space import WeightSpace, trace
-from metanet.symmetry import certify
+
+if TYPE_CHECKING:
+    from metanet.checkpoint import load
+    from metanet.graph.build import build
+    from metanet.graph.neuron_graph import NeuronGraph
+    from metanet.space import WeightSpace, trace
+    from metanet.space.infer import infer
+    from metanet.symmetry import certify
 
 __version__ = "0.1.0"
 
-__all__ = ["MetanetError", "WeightSpace", "certify", "trace"]
+__all__ = ["MetanetError", "NeuronGraph", "WeightSpace", "build", "certify", "infer", "load", "trace"]
+
+_HOMES = {
+    "NeuronGraph": "metanet.graph.neuron_graph",
+    "WeightSpace": "metanet.space",
+    "build": "metanet.graph.build",
+    "certify": "metanet.symmetry",
+    "infer": "metanet.space.infer",
+    "load": "metanet.checkpoint",
+    "trace": "metanet.space",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'metanet' has no attribute '{name}'")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

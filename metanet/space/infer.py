@@ -112,7 +112,7 @@ def _two_orders(first: Sequence[Step], second: Sequence[Step]) -> SpaceError:
     at = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a is not b)
     a, b = (step if isinstance(step, Layer) else step.body[0] for step in (first[at], second[at]))
     return refuse(
-        *a.main, f"and '{b.main[0]}' {list(b.main[1])} may come in either order: the file lost the order of its tensors",
+        *a.main, f"and '{b.main[0]}' {list(b.main[1])} could come in either order: the file lost its order",
         [f"'{a.main[0]}' first", f"'{b.main[0]}' first", "a state dict in the order of the code"],
     )  # fmt: skip
 

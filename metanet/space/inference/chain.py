@@ -63,7 +63,10 @@ class Chain:
         """Visit one layer."""
         for role, name in layer.names.items():
             self.dims[name] = tuple(Dim(size) for size in layer.shapes[role])
-        if layer.kind in ("scalar", "slope") and layer.size == 1:
+        if layer.kind == "scalar":
+            return state
+        if layer.kind == "slope" and layer.size == 1:
+            self._link(layer, "weight", "scale", Dim(1), state.depth)
             return state
         if layer.kind == "linear":
             return self._linear(layer, state)
@@ -116,8 +119,8 @@ class Chain:
         in_sequence = layer.components[-1:] and layer.components[-1].isdigit()
         if read in self.seen and not in_sequence:
             raise refuse(
-                layer.names["weight"], layer.shapes["weight"], f"reads {read} of the {have} values that '{state.before}' gives",
-                [f"a convolution with {groups} groups", f"a parallel branch that reads an earlier value of {read} channels"],
+                *layer.main, f"reads {read} of the {have} values that '{state.before}' gives",
+                [f"a convolution with {groups} groups", f"a branch that reads an earlier value of {read} channels"],
             )  # fmt: skip
         return groups
 
@@ -142,8 +145,7 @@ class Chain:
         for role, kind in VECTOR_ROLES:
             if role in layer.names:
                 unify(dim, self.dims[layer.names[role]][0])
-                if layer.kind != "slope":
-                    self._link(layer, role, kind, dim, state.depth)
+                self._link(layer, role, kind, dim, state.depth)
         return State(dim, state.maps, state.depth, state.before)
 
     def _start(self, read: Dim, state: State) -> Dim:

@@ -9,21 +9,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from metanet.space.inference.refusal import refuse, refuse_by_name, stem_and_number
+from metanet.space.inference.refusal import refuse, refuse_by_name, stem_and_number, words
 
 Kind = Literal["linear", "convolution", "batch_norm", "norm", "slope", "scalar"]
-Role = Literal["weight", "bias", "mean", "variance"]
 
-ROLES: dict[str, Role] = {
+ROLES = {
     "weight": "weight", "bias": "bias", "running_mean": "mean", "running_var": "variance",
     "kernel": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "mean", "moving_variance": "variance",
 }  # fmt: skip
-CHANNELWISE = frozenset(
-    "ln layernorm layer_norm layer_normalization rmsnorm rms_norm instancenorm instance_norm".split()
-)
-STATISTICAL = frozenset("bn batchnorm batch_norm batch_normalization".split())
-GROUPED = frozenset("gn groupnorm group_norm group_normalization".split())
-SLOPES = frozenset("prelu p_re_lu".split())
+CHANNELWISE = words("ln layernorm layer_norm layer_normalization rmsnorm rms_norm instancenorm instance_norm")
+STATISTICAL = words("bn batchnorm batch_norm batch_normalization")
+GROUPED = words("gn groupnorm group_norm group_normalization")
+SLOPES = words("prelu p_re_lu")
 
 
 @dataclass(frozen=True)
@@ -100,7 +97,8 @@ def find_layers(state: Mapping[str, Tensor], norm_groups: int | None, residual: 
 
 
 def _layer(path: tuple[str, ...], leaves: dict[str, str], state: Mapping[str, Tensor], groups: int | None) -> Layer:
-    names, shapes = {}, {}
+    names: dict[str, str] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for leaf, name in leaves.items():
         role = ROLES.get(leaf)
         shape = tuple(state[name].shape)
@@ -118,7 +116,7 @@ def _layer(path: tuple[str, ...], leaves: dict[str, str], state: Mapping[str, Te
         if shapes[role] != (layer.size,):
             transposed = kind == "convolution" and shapes[role] == (shapes["weight"][1],)
             raise refuse(
-                names[role], shapes[role], f"does not fit the {kind.replace('_', ' ')} of size {layer.size} it belongs to",
+                names[role], shapes[role], f"does not fit a {kind.replace('_', ' ')} of size {layer.size}",
                 ["a transposed convolution"] if transposed else ["a norm over several dimensions", "a custom layer"],
             )  # fmt: skip
     return layer

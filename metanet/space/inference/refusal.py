@@ -12,48 +12,51 @@ WAY_OUT = "Pass the module and an example input to metanet.trace, which reads th
 RECURRENT = re.compile(r"(weight|bias)_(ih|hh)(_l\d+)?(_reverse)?|recurrent_kernel")
 REPARAMETRISED = re.compile(r"weight_(g|v|orig|u|mask)|original\d?")
 
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 COMPONENTS: dict[str, tuple[frozenset[str], str]] = {
     "attention": (
-        frozenset(
+        words(
             "attn attention self_attn self_attention cross_attn mha multihead_attn in_proj q_proj k_proj v_proj o_proj "
-            "qkv query key queries keys values query_key_value out_proj".split()
+            "qkv query key queries keys values query_key_value out_proj"
         ),
         "which of its dimensions are heads is not in the file",
     ),
     "an embedding": (
-        frozenset(
+        words(
             "embed embedding embeddings embed_tokens wte wpe pos_embed position_embeddings token_embedding cls_token "
-            "patch_embed".split()
+            "patch_embed"
         ),
         "a table of rows and a bias-free linear layer have the same shape",
     ),
-    "a low-rank update": (
-        frozenset("lora lora_a lora_b lora_up lora_down".split()),
-        "what it is added to is not in the file",
-    ),
+    "a low-rank update": (words("lora lora_a lora_b lora_up lora_down"), "what it is added to is not in the file"),
     "a gate": (
-        frozenset("gate gate_proj up_proj down_proj se squeeze_excite squeeze excitation glu".split()),
+        words("gate gate_proj up_proj down_proj se squeeze_excite squeeze excitation glu"),
         "what it multiplies is not in the file",
     ),
     "a shortcut": (
-        frozenset("shortcut skip downsample residual res resblock res_block identity".split()),
+        words("shortcut skip downsample residual res resblock res_block identity"),
         "which values it adds is not in the file, except in torchvision's naming of residual networks "
         "(layer1.0.conv1, layer1.0.bn1, layer1.0.downsample.0)",
     ),
     "one of several parallel branches or heads": (
-        frozenset(
-            "actor critic policy policy_net value value_net action_net pi vf qf mu logvar log_var logstd log_std branch "
-            "inception head_a head_b aux aux_logits".split()
+        words(
+            "actor critic policy policy_net value value_net action_net pi vf qf mu logvar log_var logstd log_std "
+            "branch inception head_a head_b aux aux_logits"
         ),
         "which values it reads is not in the file; to look at one part alone, take it with "
         "metanet.load(path).select('prefix')",
     ),
     "a transposed convolution": (
-        frozenset("convtranspose conv_transpose transposed_conv deconv upconv conv_t conv_transposed".split()),
+        words("convtranspose conv_transpose transposed_conv deconv upconv conv_t conv_transposed"),
         "[in, out] and [out, in] kernels of equal sizes look alike",
     ),
 }
-NUMBER = re.compile(r"^(.*?)_?(\d+)(?:_?d)?$")
+NUMBER = re.compile(r"(.*?)_?(\d+)")
 
 
 def refuse(name: str, shape: Sequence[int], found: str, alternatives: Sequence[str]) -> SpaceError:
@@ -95,6 +98,4 @@ def refuse_by_name(name: str, shape: Sequence[int], components: Sequence[str], l
 def stem_and_number(component: str) -> tuple[str, int]:
     """``"conv2d_1" -> ("conv2d", 1)``, ``"fc" -> ("fc", 0)``, ``"3" -> ("", 3)``."""
     found = NUMBER.fullmatch(component.lower())
-    if found is None or re.fullmatch(r".*\d_?d", component.lower()):  # the 2 of conv2d is no number of a layer
-        return component.lower(), 0
-    return found[1], int(found[2])
+    return (found[1], int(found[2])) if found else (component.lower(), 0)

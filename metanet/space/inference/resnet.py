@@ -1,4 +1,4 @@
-"""Residual networks in torchvision's naming: ``layer1.0.conv1``, ``layer1.0.bn1``, ``layer1.0.downsample.0``, ``fc``."""
+"""Residual networks in torchvision's naming: ``layer1.0.conv1``, ``layer1.0.bn1``, ``layer1.0.downsample.0``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,111 @@
+"""The network that a command is asked about: a checkpoint file, or a module named ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metanet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from metanet.graph.neuron_graph import NeuronGraph
+
+MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+INPUT = re.compile(r"(\d+(?:x\d+)*)(:int)?")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a command works on.
+
+    Attributes:
+        name: As the user gave it.
+        graph: The neuron graph.
+        module: The module, None if the network came from a file.
+        inputs: Example inputs of the module.
+    """
+
+    name: str
+    graph: NeuronGraph
+    module: nn.Module | None = None
+    inputs: tuple[Tensor, ...] = ()
+
+
+def find_network(name: str, inputs: Sequence[str] | None = None, activation: str | None = None) -> Network:
+    """Build the neuron graph of a file or of a named module.
+
+    Args:
+        name: Path of a checkpoint, or ``package.module:function`` where the function (or class) takes no arguments and
+            returns a module. The current folder is searched first. A file is never executed.
+        inputs: Shape of each input of the module, such as ``1x3x224x224``; ``1x16:int`` for whole numbers.
+        activation: Nonlinearity between the layers of a network without code.
+
+    Raises:
+        MetanetError: It is neither, cannot be imported or read, or its inputs are missing or malformed.
+    """
+    from metanet.graph.build import build
+
+    if MODULE.fullmatch(name) and not Path(name).exists():
+        if not inputs:
+            raise ConfigError(
+                f"'{name}' is a module, which is traced: say the shape of its input, as in --input 1x3x224x224"
+            )
+        module, example = named_module(name), tuple(map(example_input, inputs))
+        logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the error says it in one line
+        return Network(name, build(module, example), module, example)
+    if inputs:
+        raise ConfigError(f"--input goes with a module named package.module:function; got the file '{name}'")
+    return Network(name, build(name, activation=activation))
+
+
+def example_input(text: str) -> Tensor:
+    """Zeros of the shape that ``1x3x224x224`` or ``1x16:int`` means.
+
+    Raises:
+        ConfigError: The text is no shape.
+    """
+    import torch
+
+    found = INPUT.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"--input {text}: not a shape. Write sizes with x between them, as in 1x3x224x224 or 1x16:int"
+        )
+    shape = [int(size) for size in found[1].split("x")]
+    return torch.zeros(shape, dtype=torch.long if found[2] else torch.float32)
+
+
+def named_module(name: str) -> nn.Module:
+    """Import ``package.module:function`` and call it; a module object is taken as it is.
+
+    Raises:
+        ConfigError: The name cannot be imported, or what it gives is no ``torch.nn.Module``.
+    """
+    from torch import nn
+
+    package, _, attribute = name.partition(":")
+    sys.path.insert(0, os.getcwd())  # a command's path starts at its own folder, not at the user's
+    try:
+        found: Any = importlib.import_module(package)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        made = found if isinstance(found, nn.Module) else found()
+    except Exception as error:  # whatever the user's own code raises
+        raise ConfigError(
+            f"cannot make a module from '{name}': {type(error).__name__}: {error}. Accepted: package.module:function, "
+            f"importable from here, where the function or class takes no arguments; or the path of a checkpoint file"
+        ) from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"'{name}' gives a {type(made).__name__}; a torch.nn.Module is needed")
+    return made

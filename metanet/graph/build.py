@@ -1,0 +1,84 @@
+"""``build``: the neuron graph of a module, of a checkpoint file or of a state dict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from metanet.checkpoint import Checkpoint, load
+from metanet.errors import GraphError, SpaceError
+from metanet.graph.neuron_graph import NeuronGraph
+from metanet.space import WeightSpace, trace
+from metanet.space.infer import infer
+from metanet.symmetry.move import check_state
+
+SPACE_KEY = "metanet.space"
+"""Metadata of a checkpoint that metanet exported: the JSON of its weight space."""
+
+Source = nn.Module | Checkpoint | Mapping[str, Tensor] | str | os.PathLike[str]
+
+
+def build(
+    module_or_path_or_state_dict: Source, example_inputs: Any = None, activation: str | None = None
+) -> NeuronGraph:
+    """The neuron graph of one network.
+
+    A module is traced. A file is read without running anything in it; if metanet exported it, it carries its space,
+    otherwise the space is inferred from names and shapes, as for a state dict, and is not certified.
+
+    Args:
+        module_or_path_or_state_dict: The network: a module, the path of a checkpoint file, a loaded
+            :class:`~metanet.checkpoint.Checkpoint`, or a state dict.
+        example_inputs: Input tensor or tuple of inputs of the module; needed for a module, meaningless otherwise.
+        activation: Name of the nonlinearity between the layers, which no state dict tells; for inferred spaces.
+
+    Returns:
+        A graph of batch size 1. Its tensors share memory with the network's.
+
+    Raises:
+        GraphError: The argument is of another kind, or ``example_inputs`` are missing or given in vain.
+        CheckpointError: The file cannot be read.
+        SpaceError: The module cannot be traced, or names and shapes do not tell one architecture.
+    """
+    source = module_or_path_or_state_dict
+    if isinstance(source, nn.Module):
+        if example_inputs is None:
+            raise GraphError(
+                f"{type(source).__name__} is a module, which is traced: pass example_inputs, one input tensor or the "
+                f"tuple of positional arguments, as in metanet.build(module, torch.zeros(1, 3, 224, 224))"
+            )
+        return _graph(trace(source, example_inputs), source.state_dict())
+    if example_inputs is not None:
+        raise GraphError(f"example_inputs go with a module; got a {type(source).__name__}. Leave them out")
+    if isinstance(source, str | os.PathLike):
+        source = load(source)
+    if isinstance(source, Checkpoint):
+        return from_checkpoint(source, activation)
+    if isinstance(source, Mapping):
+        return _graph(infer(source, activation), source)
+    raise GraphError(
+        f"cannot build a neuron graph from a {type(source).__name__}; accepted: a torch.nn.Module with example_inputs, "
+        f"the path of a checkpoint file, or a state dict"
+    )
+
+
+def from_checkpoint(checkpoint: Checkpoint, activation: str | None = None) -> NeuronGraph:
+    """The neuron graph of a checkpoint, with the space that it carries or an inferred one.
+
+    Raises:
+        SpaceError: The space that it carries is damaged or does not fit its tensors, or none can be inferred.
+    """
+    text = checkpoint.metadata.get(SPACE_KEY)
+    try:
+        space = infer(checkpoint, activation) if text is None else WeightSpace.from_json(text)
+        return _graph(space, checkpoint.tensors)
+    except SpaceError as error:
+        raise SpaceError(f"{checkpoint.path}: {error}") from None
+
+
+def _graph(space: WeightSpace, state: Mapping[str, Tensor]) -> NeuronGraph:
+    check_state(space, state)
+    return NeuronGraph(space, {name: state[name].detach()[None] for name in space.tensor})
