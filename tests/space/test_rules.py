@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import metanet
+from metanet.space import rule
+from metanet.space.rules import registry
 from metanet.space.trace import Traced
 from metanet.symmetry.evaluation import Evaluation
 from metanet.symmetry.soundness import refuted
@@ -279,3 +281,60 @@ def test_every_value_inside_moves_as_labelled(shape):
     module, _, _ = traced(shape)
     x = torch.randn(shape)
     assert refuted(Traced.of(module, x), Evaluation(module, x)) is None
+
+
+@torch.library.custom_op("metanet_tests::swish", mutates_args=())
+def swish(x: torch.Tensor) -> torch.Tensor:
+    """An operation that metanet has never heard of."""
+    return x * x.sigmoid()
+
+
+@swish.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def test_a_rule_for_an_operation_of_ones_own(monkeypatch):
+    module, x = mlp(swish), torch.randn(ROW)
+    space = metanet.trace(module, x)
+    assert space.neurons == 0
+    assert [(o.op, o.reason) for o in space.opaque] == [("metanet_tests.swish.default", "no rule is registered for it")]
+    monkeypatch.setattr("metanet.space.rules.registry._RULES", dict(registry._RULES))
+
+    @rule("metanet_tests.swish")
+    def elementwise(walk, node, x):
+        return walk.like(node, x, activation="swish")
+
+    space = metanet.trace(module, x, certify=True)
+    assert (space.neurons, space.opaque, space.certified) == (6, (), True)
+    assert space.links[0].activation == "swish"
+
+
+@pytest.mark.parametrize("bad", [lambda *a: 1 / 0 if not a else a[9], lambda walk, node, x: walk.make(x.dims[:1], x)])
+def test_a_rule_that_fails_freezes_and_says_so(monkeypatch, bad):
+    monkeypatch.setitem(registry._RULES, "metanet_tests.swish", bad)
+    space = metanet.trace(mlp(swish), torch.randn(ROW))
+    assert space.neurons == 0
+    assert "its rule" in space.opaque[0].reason
+
+
+def test_blocks_under_a_setting_are_walked():
+    def settings(x):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=True):
+            y = x.relu()
+        with torch.no_grad():
+            y = y + x
+        with torch.enable_grad():
+            return y * 2
+
+    module, x = mlp(settings), torch.randn(ROW)
+    space = metanet.trace(module, x)
+    assert (space.neurons, space.opaque) == (6, ())
+
+
+def test_both_branches_of_a_condition_are_walked():
+    module = mlp(lambda x: torch.cond(x.sum() > 0, lambda y: y.relu(), lambda y: y.flip(-1), (x,)))
+    space = metanet.trace(module, torch.randn(ROW))
+    assert (space.neurons, space.opaque) == (0, ())  # one branch reverses the neurons
+    module = mlp(lambda x: torch.cond(x.sum() > 0, lambda y: y.relu(), lambda y: y.tanh(), (x,)))
+    assert metanet.trace(module, torch.randn(ROW)).neurons == 6
