@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
+import torch
 from torch import Tensor
 
 from metanet.space.labels import Axis, Label, product_label
@@ -55,24 +56,24 @@ class Piece:
     """Where a block or vector lies in its tensor: a slice of each dimension, seen as atoms.
 
     Attributes:
-        starts: First entry per tensor dimension.
-        lengths: Entries per tensor dimension.
+        entries: Entries per tensor dimension; a range where they are contiguous.
         atoms: Sizes of all atoms, dimension by dimension, outer first.
         order: Permutation of the atoms into the order of ``shape``.
         shape: Final shape without the batch.
     """
 
-    starts: tuple[int, ...]
-    lengths: tuple[int, ...]
+    entries: tuple[Sequence[int], ...]
     atoms: tuple[int, ...]
     order: tuple[int, ...]
     shape: tuple[int, ...]
 
     def read(self, tensor: Tensor) -> Tensor:
         """``[B, *tensor shape] -> [B, *shape]``."""
-        for dim, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
-            if length != tensor.shape[dim + 1]:
-                tensor = tensor.narrow(dim + 1, start, length)
+        for dim, entries in enumerate(self.entries, start=1):
+            if not isinstance(entries, range):
+                tensor = tensor.index_select(dim, torch.tensor(entries, device=tensor.device))
+            elif len(entries) != tensor.shape[dim]:
+                tensor = tensor.narrow(dim, entries.start, len(entries))
         batch = tensor.shape[0]
         atoms = tensor.reshape(batch, *self.atoms).permute(0, *(i + 1 for i in self.order))
         return atoms.reshape(batch, *self.shape)
@@ -165,11 +166,11 @@ class _Builder:
         blocks: list[Block] = []
         vectors: list[Vector] = []
         for link in self.space.links:
-            for labels, starts in self._choices(link):
+            for labels, entries in self._choices(link):
                 if link.kind in WEIGHT_KINDS:
-                    blocks.extend(self._block(link, labels, starts))
+                    blocks.extend(self._block(link, labels, entries))
                 else:
-                    vectors.extend(self._vector(link, labels, starts))
+                    vectors.extend(self._vector(link, labels, entries))
         read = {b.source for b in blocks}
         nodes = [self._node(key, number, number in read) for key, number in self.keys.items()]
         rank = sorted(range(len(nodes)), key=lambda i: (nodes[i].depth, i))
@@ -180,10 +181,10 @@ class _Builder:
         unplaced = tuple(t.name for t in self.space.tensors if t.name not in shown)
         return Layout(self.space, tuple(nodes[i] for i in rank), tuple(blocks), tuple(vectors), unplaced)
 
-    def _choices(self, link: Link) -> Iterator[tuple[list[Label], list[int]]]:
-        """Every way to take one piece of each tensor dimension: their labels and first entries."""
+    def _choices(self, link: Link) -> Iterator[tuple[list[Label], list[Sequence[int]]]]:
+        """Every way to take one piece of each tensor dimension: their labels and entries."""
         for choice in itertools.product(*(label.pieces() for label in self.space.tensor[link.tensor].labels)):
-            yield [label for label, _ in choice], [start for _, start in choice]
+            yield [label for label, _ in choice], [entries for _, entries in choice]
 
     def _node(self, key: tuple[str, ...], number: int, read: bool) -> NodeSet:
         depth, activation = self.written.get(number, 0), self.activations.get(number)
@@ -213,7 +214,7 @@ class _Builder:
             axes = max(met, key=len, default=set(label.axes))
         return tuple(sorted(axes, key=self.rank.__getitem__)) or (f"{UNIT}{depth}",)
 
-    def _block(self, link: Link, labels: list[Label], starts: list[int]) -> Iterator[Block]:
+    def _block(self, link: Link, labels: list[Label], entries: list[Sequence[int]]) -> Iterator[Block]:
         source = _side(link.source or Label(1, "unit"), [labels[d] for d in link.source_dims])
         target = _side(link.target, [labels[d] for d in link.target_dims])
         if source is None or target is None:
@@ -233,7 +234,7 @@ class _Builder:
             [sources[n] for n in source_key if n in sources and n not in shared],
         ]
         groups.append([i for i in range(len(atoms)) if all(i not in g for g in groups)])
-        piece = self._piece(labels, starts, groups)
+        piece = self._piece(labels, entries, groups)
         yield Block(
             link,
             self._set(source_key, link, False),
@@ -245,17 +246,19 @@ class _Builder:
             piece.shape[2] * piece.shape[3],
         )
 
-    def _vector(self, link: Link, labels: list[Label], starts: list[int]) -> Iterator[Vector]:
+    def _vector(self, link: Link, labels: list[Label], entries: list[Sequence[int]]) -> Iterator[Vector]:
         key = self._key(product_label([labels[d] for d in link.target_dims]), link.depth)
         atoms = [name for label in labels for name in label.axes]
         mine = [atoms.index(n) for n in key if n in atoms]
         rest = [i for i in range(len(atoms)) if i not in mine]
-        yield Vector(link, self._set(key, link, True), self._piece(labels, starts, [mine, rest]))
+        yield Vector(link, self._set(key, link, True), self._piece(labels, entries, [mine, rest]))
 
-    def _piece(self, labels: Sequence[Label], starts: Sequence[int], groups: Sequence[Sequence[int]]) -> Piece:
+    def _piece(
+        self, labels: Sequence[Label], entries: Sequence[Sequence[int]], groups: Sequence[Sequence[int]]
+    ) -> Piece:
         sizes = tuple(self.space.axis[name].size for label in labels for name in label.axes)
         shape = tuple(math.prod(sizes[i] for i in g) for g in groups)
-        return Piece(tuple(starts), tuple(x.size for x in labels), sizes, tuple(i for g in groups for i in g), shape)
+        return Piece(tuple(entries), sizes, tuple(i for g in groups for i in g), shape)
 
 
 def _side(label: Label, chosen: Sequence[Label]) -> Label | None:

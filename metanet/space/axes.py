@@ -149,6 +149,15 @@ def unify(a: Dim, b: Dim, reason: str = "dimensions of unlike structure were add
         freeze(b, reason)
 
 
+def settle(dim: Dim) -> None:
+    """Turn what was taken apart into single entries (the 3 of a fused qkv) back into one ordered atom, in place."""
+    node = find(dim)
+    if node.form == "concat" and all(p.size == 1 for p in leaves(node)):
+        node.form, node.parts, node.frozen = "atom", [], "its entries are taken apart"
+    for part in node.parts:
+        settle(part)
+
+
 def _compose(form: str, parts: list[Dim], size: int) -> Dim:
     if len(parts) == 1:
         return parts[0]

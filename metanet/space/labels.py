@@ -6,6 +6,7 @@ concatenation of labels. A permutation of the axes turns into a permutation of t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,18 +93,20 @@ class Label:
             index = (index[:, None] * len(i) + i[None, :]).reshape(-1)
         return index
 
-    def pieces(self) -> list[tuple[Label, int]]:
-        """Parts of a concatenation with their first entry; a product is distributed over its outer factor."""
+    def pieces(self) -> list[tuple[Label, Sequence[int]]]:
+        """The alternatives of concatenations, each with the entries it stands for.
+
+        Products are distributed over concatenations. Entries are a range where they are contiguous.
+        """
         if self.op == "concat":
-            parts, start = [], 0
-            for part in self.parts:
-                parts += [(p, start + s) for p, s in part.pieces()]
-                start += part.size
-            return parts
-        if self.op == "product" and len(outer := self.parts[0].pieces()) > 1:
-            width = math.prod(p.size for p in self.parts[1:])
-            return [(product_label([p, *self.parts[1:]]), s * width) for p, s in outer]
-        return [(self, 0)]
+            starts = itertools.accumulate((p.size for p in self.parts), initial=0)
+            shifted = zip(starts, (p.pieces() for p in self.parts), strict=False)
+            return [(label, _shift(entries, start)) for start, pieces in shifted for label, entries in pieces]
+        if self.op == "product":
+            sizes = [p.size for p in self.parts]
+            choices = itertools.product(*(p.pieces() for p in self.parts))
+            return [(product_label([x for x, _ in c]), _joint([e for _, e in c], sizes)) for c in choices]
+        return [(self, range(self.size))]
 
     def to_data(self) -> Any:
         """Plain JSON data: an axis name, ``1``, or ``{"product": [...]}`` / ``{"concat": [...]}``."""
@@ -127,6 +130,23 @@ class Label:
         if self.op in ("axis", "unit"):
             return self.axis or str(self.size)
         return "(" + (" x " if self.op == "product" else " + ").join(map(str, self.parts)) + ")"
+
+
+def _shift(entries: Sequence[int], start: int) -> Sequence[int]:
+    if isinstance(entries, range):
+        return range(entries.start + start, entries.stop + start)
+    return tuple(e + start for e in entries)
+
+
+def _joint(entries: Sequence[Sequence[int]], sizes: Sequence[int]) -> Sequence[int]:
+    """Row-major numbers of all combinations of entries of dimensions with these sizes."""
+    width = math.prod(sizes[1:])
+    if isinstance(entries[0], range) and all(len(e) == s for e, s in zip(entries[1:], sizes[1:], strict=True)):
+        return range(entries[0].start * width, entries[0].stop * width)
+    numbers = [0]
+    for chosen, size in zip(entries, sizes, strict=True):
+        numbers = [n * size + e for n in numbers for e in chosen]
+    return tuple(numbers)
 
 
 def product_label(parts: Sequence[Label]) -> Label:

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
-from metanet.space.axes import Dim, leaves
+from metanet.space.axes import Dim, leaves, settle
 from metanet.space.exporting import Inputs, export
 from metanet.space.gauge import infer_gauges
 from metanet.space.resolve import resolve
@@ -80,6 +80,9 @@ class Traced:
         """The weight space, uncertified."""
         walk, inputs = self.walk(distrusted)
         owned = {v.origin.tensor: v.dims for v in inputs.values() if v.origin is not None}
+        for dims in owned.values():
+            for dim in dims:
+                settle(dim)
         space = resolve(owned, walk, aliases=self.aliases)
         names = {
             atom: name
@@ -108,8 +111,16 @@ class Traced:
                 values[node] = first.setdefault(name, Value(dims, Origin(name, tuple(range(len(dims))))))
             else:
                 reason = "input" if kind is InputKind.USER_INPUT else f"constant '{target}'"
-                values[node] = Value(tuple(Dim(s, frozen=reason) for s in shape))
+                alike = _uniform(self.program.constants.get(target or ""))
+                values[node] = Value(tuple(Dim(s, None if i in alike else reason) for i, s in enumerate(shape)))
         return values
+
+
+def _uniform(constant: Any) -> set[int]:
+    """Dimensions along which a constant of the architecture (no entry of the state dict) repeats one value."""
+    if not isinstance(constant, Tensor) or constant.is_meta or 0 in constant.shape:
+        return set()
+    return {d for d in range(constant.ndim) if torch.equal(constant, constant.narrow(d, 0, 1).expand_as(constant))}
 
 
 def _governed(module: nn.Module) -> frozenset[str]:

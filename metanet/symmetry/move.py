@@ -81,7 +81,8 @@ class Move:
 
     def __repr__(self) -> str:
         moved = sum(len(p) for p in self.perms.values())
-        return f"Move(permutes {moved} neurons on {len(self.perms)} axes, rescales by {len(self.factors)} gauges)"
+        scaled = f", rescales by {len(self.factors)} gauges" if self.factors else ""
+        return f"Move(permutes {moved} neurons on {len(self.perms)} axes{scaled})"
 
 
 def sample(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -42,18 +41,11 @@ def _views(
     spec: TensorSpec, part: GaugePart, axes: Sequence[str], tensor: Tensor, batched: bool
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Views of the tensor that the axes index as a whole, each with the dimension of every axis."""
-    for choice in itertools.product(*(label.pieces() for label in spec.labels)):
-        atoms = [(d, name) for d, (label, _) in enumerate(choice) for name in label.axes]
+    for view, atoms in _atom_views(tensor, int(batched), list(enumerate(spec.labels))):
         wanted = [*axes, *(axis for axis, _ in part.chosen)]
         places = [_place(atoms, name, part.dims) for name in wanted]
         if None in places:
             continue
-        view, sizes = tensor, []
-        for d, (label, start) in enumerate(choice):
-            view = view.narrow(d + batched, start, label.size)
-            sizes.append([factor.size for factor in _factors(label)])
-        for d in reversed(range(len(sizes))):
-            view = view.unflatten(d + batched, sizes[d]) if sizes[d] else view.squeeze(d + batched)
         keep = [p + batched for p in places[: len(axes)] if p is not None]
         for place, (_, entry) in sorted(zip(places[len(axes) :], part.chosen, strict=True), key=lambda x: -(x[0] or 0)):
             at = (place or 0) + batched
@@ -62,16 +54,42 @@ def _views(
         yield view, keep
 
 
+def _atom_views(
+    view: Tensor, at: int, labels: Sequence[tuple[int, Label]]
+) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
+    """Views of a tensor in which every dimension from ``at`` on is one axis, one per choice of concatenated pieces.
+
+    Args:
+        view: The tensor.
+        at: Its first dimension that ``labels`` describe.
+        labels: What indexes each dimension from there on, with the number of the tensor's own dimension.
+
+    Yields:
+        The view, and for each of its dimensions the tensor's own dimension and the axis.
+    """
+    if not labels:
+        yield view, []
+        return
+    (own, label), *rest = labels
+    if label.op == "unit":
+        yield from _atom_views(view.squeeze(at), at, rest)
+    elif label.op == "axis":
+        for inner, atoms in _atom_views(view, at + 1, rest):
+            yield inner, [(own, label.axis), *atoms]
+    elif label.op == "product":
+        factors = [(own, part) for part in label.parts]
+        yield from _atom_views(view.unflatten(at, [p.size for p in label.parts]), at, [*factors, *rest])
+    else:
+        start = 0
+        for part in label.parts:
+            yield from _atom_views(view.narrow(at, start, part.size), at, [(own, part), *rest])
+            start += part.size
+
+
 def _place(atoms: Sequence[tuple[int, str]], name: str, dims: Sequence[int]) -> int | None:
     """Which atom an axis is: the one in the dimensions named if there is a choice."""
     found = [i for i, (_, n) in enumerate(atoms) if n == name]
     return next((i for i in found if atoms[i][0] in dims), found[0] if found else None)
-
-
-def _factors(label: Label) -> tuple[Label, ...]:
-    if label.op == "product":
-        return label.parts
-    return () if label.op == "unit" else (label,)
 
 
 def draw(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:

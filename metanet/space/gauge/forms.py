@@ -1,6 +1,6 @@
 """Linear forms over unknown gauges, the constraints between them, and their solution.
 
-A gauge multiplies each entry of a value by powers of unknown factors, one factor per neuron: ``v -> v prod_j g_j^{a_j}``.
+A gauge multiplies each entry of a value by powers of unknown factors, one per neuron: ``v -> v prod_j g_j^{a_j}``.
 The exponents ``a_j`` make a linear form over the unknowns ``g_j``. What operations demand ("both terms of a sum move
 alike", "a sigmoid's input does not move") are linear equations between forms, so the gauges that the network allows are
 the null space of one small matrix per node set: over the rationals for positive factors, over GF(2) for signs.
