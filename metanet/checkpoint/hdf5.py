@@ -1,5 +1,7 @@
 """HDF5 files from strangers: no links out of the file, no promised sizes without bytes."""
 
+import mmap
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -11,6 +13,7 @@ from metanet.checkpoint.registry import require
 from metanet.errors import CheckpointError
 
 MAX_DEPTH = 40
+HEAP = b"GCOL\x01\x00\x00\x00"
 
 
 class Hdf5:
@@ -27,6 +30,7 @@ class Hdf5:
     def __init__(self, source: Path | BinaryIO, size: int) -> None:
         self._h5py = require("h5py", "keras")
         self._size, self._promised = size, 0
+        check_heaps(source)
         try:
             self.root = self._h5py.File(source, "r")
         except (OSError, RuntimeError, ValueError) as error:
@@ -113,9 +117,71 @@ class Hdf5:
         self.root.close()
 
 
+def check_heaps(source: Path | BinaryIO) -> None:
+    """Walk the heaps that hold long attributes: the HDF5 library crashes or never ends on some damaged ones.
+
+    Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section III.E, "Global Heap".
+
+    Raises:
+        CheckpointError: Objects of a heap do not fill it exactly.
+    """
+    if isinstance(source, Path):
+        with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            whole = all(heap_is_whole(mapped, at) for at in heaps(mapped))
+    else:
+        data = source.read()
+        source.seek(0)
+        whole = all(heap_is_whole(data, at) for at in heaps(data))
+    if not whole:
+        raise CheckpointError("the HDF5 file is damaged (got a global heap of the wrong size). Download it again.")
+
+
+def heaps(data: bytes | mmap.mmap) -> Iterator[int]:
+    """Where the global heaps of a file begin."""
+    at = data.find(HEAP)
+    while at >= 0:
+        yield at
+        at = data.find(HEAP, at + len(HEAP))
+
+
+def heap_is_whole(data: bytes | mmap.mmap, start: int) -> bool:
+    """Whether objects fill a heap: index (2 bytes), count (2), reserved (4), size (8), content padded to 8."""
+    end = start + int.from_bytes(data[start + 8 : start + 16], "little")
+    at = start + 16
+    while at + 16 <= end <= len(data):
+        index, size = int.from_bytes(data[at : at + 2], "little"), int.from_bytes(data[at + 8 : at + 16], "little")
+        if index == 0:
+            return at + size == end  # the free space, whose size counts its own header
+        at += 16 + (size + 7) // 8 * 8
+    return end <= len(data) and end - 16 < at <= end
+
+
+def attribute(group: Any, name: str) -> Any:
+    """An attribute of text, None if there is none.
+
+    Raises:
+        CheckpointError: It is of another type; the HDF5 library may crash on types that damage made up.
+    """
+    if name not in group.attrs:
+        return None
+    kind = group.attrs.get_id(name).dtype
+    if kind.kind not in "SO" or (kind.kind == "O" and not is_text(kind)):
+        if kind.kind == "f" and group.attrs.get_id(name).shape == (0,):
+            return []  # h5py writes an empty list without its type
+        raise CheckpointError(f"the attribute '{name}' is damaged (got type {kind}, text is accepted).")
+    return group.attrs[name]
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a type of objects is h5py's text of free length."""
+    return bool(kind.metadata) and kind.metadata.get("vlen") in (str, bytes)
+
+
 def text(group: Any, name: str) -> str:
     """A text attribute, empty if there is none."""
-    value = group.attrs.get(name, "")
+    value = attribute(group, name)
+    if value is None:
+        return ""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
@@ -123,13 +189,11 @@ def texts(group: Any, name: str) -> list[str] | None:
     """A list of texts in an attribute; Keras splits long ones into ``name0``, ``name1``, ... None if there is none."""
     if group is None:
         return None
-    if name in group.attrs:
-        parts = [group.attrs[name]]
-    else:
-        parts = []
-        while f"{name}{len(parts)}" in group.attrs:
-            parts.append(group.attrs[f"{name}{len(parts)}"])
-        if not parts:
-            return None
+    whole = attribute(group, name)
+    parts = [] if whole is None else [whole]
+    while whole is None and (part := attribute(group, f"{name}{len(parts)}")) is not None:
+        parts.append(part)
+    if not parts:
+        return None
     values = [value for part in parts for value in np.ravel(part)]
     return [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in values]

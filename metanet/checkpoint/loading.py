@@ -53,8 +53,11 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         refuse_quantised(tensors)
     except CheckpointError as error:
         raise CheckpointError(f"Cannot read {path} as {chosen.format}: {error}") from None
-    except (OSError, MemoryError) as error:
-        raise CheckpointError(f"Cannot read {path} as {chosen.format}: got {type(error).__name__}: {error}.") from None
+    except Exception as error:  # parsers of h5py and protobuf raise anything on damaged bytes; the cause stays attached
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CheckpointError(
+            f"Cannot read {path} as {chosen.format}: the content is damaged (got {reason}). Save or download it again."
+        ) from error
     if not tensors:
         raise CheckpointError(f"Cannot read {path} as {chosen.format}: the file holds no weights (got 0 tensors).")
     return Checkpoint(tensors, metadata, path, chosen.format)

@@ -27,7 +27,7 @@ def refused(path: Path, reason: str) -> None:
     [
         ("a.pt", b"", r"the file is empty \(got 0 bytes\)"),
         ("a.pt", b"hello, these are not weights\n", r"got a text file \(it starts with 'hello, these"),
-        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\n", "Git LFS pointer.*git lfs pull"),
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid\n", "Git LFS pointer.*git lfs pull"),
         ("a.onnx", b"<!DOCTYPE html><html><body>404</body></html>", "got an HTML page"),
         ("a.pth", b"PK\x03\x04" + bytes(100), "zip archive without a readable directory: the file is truncated"),
         ("a.pt", b"\x80\x02}q\x00X\x05\x00\x00\x00mod", "the pickle is truncated or damaged"),

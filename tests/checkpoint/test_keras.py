@@ -264,6 +264,32 @@ def test_files_that_reach_out_or_promise_too_much(tmp_path: Path) -> None:
         load(path)
 
 
+def test_heaps_that_the_library_would_walk_for_ever(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}}, model(layer("Dense", "d")))
+    whole = bytearray(path.read_bytes())
+    heap = whole.index(b"GCOL")
+    for offset, value in [
+        (24, 255),
+        (8, 3),
+        (16, 0),
+    ]:  # size of the first object, of the heap, index of the first object
+        data = whole.copy()
+        data[heap + offset] = value
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="got a global heap of the wrong size"):
+            load(path)
+    path.write_bytes(whole)
+    assert names(load(path)) == ["d.weight"]
+
+
+def test_attributes_that_are_no_text(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}})
+    with h5py.File(path, "a") as file:
+        file.attrs["layer_names"] = np.arange(3)
+    with pytest.raises(CheckpointError, match="attribute 'layer_names' is damaged .got type int64, text is accepted"):
+        load(path)
+
+
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}})
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
