@@ -286,7 +286,7 @@ def test_attributes_that_are_no_text(tmp_path: Path) -> None:
     path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}})
     with h5py.File(path, "a") as file:
         file.attrs["layer_names"] = np.arange(3)
-    with pytest.raises(CheckpointError, match="attribute 'layer_names' is damaged .got type int64, text is accepted"):
+    with pytest.raises(CheckpointError, match=r"attribute 'layer_names' is damaged .got type int64, text is accepted"):
         load(path)
 
 
