@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from metanet.checkpoint import load
     from metanet.graph.build import build
     from metanet.graph.neuron_graph import NeuronGraph
+    from metanet.prediction import predict
     from metanet.space import WeightSpace, trace
     from metanet.space.infer import infer
     from metanet.symmetry import certify
 
 __version__ = "0.1.0"
 
-__all__ = ["MetanetError", "NeuronGraph", "WeightSpace", "build", "certify", "infer", "load", "trace"]
+__all__ = ["MetanetError", "NeuronGraph", "WeightSpace", "build", "certify", "infer", "load", "predict", "trace"]
 
 _HOMES = {
     "NeuronGraph": "metanet.graph.neuron_graph",
@@ -27,6 +28,7 @@ _HOMES = {
     "certify": "metanet.symmetry",
     "infer": "metanet.space.infer",
     "load": "metanet.checkpoint",
+    "predict": "metanet.prediction",
     "trace": "metanet.space",
 }
 

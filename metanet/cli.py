@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from metanet.commands.graph import graph
+from metanet.commands.predict import predict
 from metanet.commands.symmetries import symmetries
 from metanet.errors import MetanetError
 
@@ -28,6 +29,7 @@ def _group() -> None:
 
 
 app.command()(graph)
+app.command()(predict)
 app.command()(symmetries)
 
 

@@ -178,6 +178,7 @@ def quiet() -> Iterator[None]:
 
 
 QUIET = (
+    "Be aware that when using `ckpt_path`",  # test and validate need none of the callbacks that write checkpoints
     "The number of training batches",  # a zoo of few nets has few steps an epoch, which are logged as epoch means
     ".*does not have many workers",  # a zoo held in memory is read fastest by the training process
     "Checkpoint directory .* exists and is not empty",  # always so when a run is resumed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -51,7 +52,9 @@ class PropertyRegression(pl.LightningModule):
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        with warnings.catch_warnings():  # under the command the metanet's configuration is saved, not the metanet
+            warnings.filterwarnings("ignore", "Attribute 'metanet' is an instance of")
+            self.save_hyperparameters()
         if not 0 <= warmup < 1:
             raise ConfigError(f"model.warmup: got {warmup}. Accepted: a share of the steps, 0 <= warmup < 1.")
         if metanet.out_features != 1:
@@ -70,9 +73,9 @@ class PropertyRegression(pl.LightningModule):
         if stage != "fit" or not isinstance(data, ZooDataModule):
             return
         mean, std = data.target_statistics
-        if not std > 0:
-            raise ConfigError(f"data.target: '{self.target}' is {mean} for every training net; choose another target.")
         values = data.split("train").targets
+        if values.min() == values.max():
+            raise ConfigError(f"data.target: '{self.target}' is {mean:.4g} for every training net; choose another.")
         if self.loss == "bce" and not (values.min() >= 0 and values.max() <= 1):
             raise ConfigError(
                 f"model.loss: bce needs targets in [0, 1]; got '{self.target}' from {values.min():.4g} to "

@@ -68,8 +68,10 @@ class Report:
         """Draw predicted against true values, the metanet beside StatNN; the ending of the file decides the format."""
         from matplotlib.figure import Figure  # only runs that end draw, and importing matplotlib takes a second
 
-        low, high = float(self.true.min()), float(self.true.max())
+        every = np.concatenate([self.true, self.metanet, self.statnn])
+        low, high = float(every.min()), float(every.max())
         margin = 0.04 * (high - low)
+        target = self.target.replace("_", " ")
         figure = Figure(figsize=(9, 4.6), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         scores = self.scores()
@@ -77,11 +79,11 @@ class Report:
             axes.plot([low, high], [low, high], color="0.6", linewidth=1, zorder=1)
             axes.scatter(self.true, getattr(self, key), s=12, alpha=0.6, linewidths=0, zorder=2)
             axes.set_title(f"{label}: Kendall tau {scores[key].tau:.3f}")
-            axes.set_xlabel(f"true {self.target}")
+            axes.set_xlabel(f"true {target}")
             axes.set_xlim(low - margin, high + margin)
             axes.set_ylim(low - margin, high + margin)
             axes.set_aspect("equal")
-        panels[0].set_ylabel(f"predicted {self.target}")
+        panels[0].set_ylabel(f"predicted {target}")
         figure.suptitle(f"{self.zoo}: {len(self.true)} test nets")
         temporary = file.with_name(f".{file.name}.tmp")
         figure.savefig(temporary, format=file.suffix[1:], dpi=150)

@@ -1,0 +1,264 @@
+"""Predictions of a trained metanet for checkpoint files and neuron graphs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metanet.checkpoint import Checkpoint, load
+from metanet.errors import CheckpointError, ConfigError, MetanetError, SpaceError
+from metanet.graph import NeuronGraph
+from metanet.graph.build import SPACE_KEY
+from metanet.graph.match import Match, activations, matches
+from metanet.space import WeightSpace
+from metanet.space.infer import infer
+from metanet.tasks import PropertyRegression
+
+PathLike = str | os.PathLike[str]
+BATCH = 64  # nets at once
+TRUSTED = ("metanet.", "torch.")  # where classes that a run names may come from
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a metanet says about one net.
+
+    Attributes:
+        source: The file, or ``graph 0, net 3`` for a neuron graph.
+        value: The prediction, in the unit of the target.
+        target: What is predicted.
+        space: What the net's tensors were read as.
+        trained_on: Whether the metanet was trained on nets of this space.
+        note: How the space was found.
+    """
+
+    source: str
+    value: float
+    target: str
+    space: WeightSpace
+    trained_on: bool
+    note: str
+
+
+def predict(
+    run: PathLike | PropertyRegression,
+    nets: Sequence[PathLike | NeuronGraph],
+    *,
+    space: WeightSpace | None = None,
+    activation: str | None = None,
+    any_architecture: bool = False,
+    trust: bool = False,
+) -> list[Prediction]:
+    """Predict with a trained metanet.
+
+    Computed in float64, so that a net's prediction does not depend on the others.
+
+    Args:
+        run: Run folder, ``.ckpt`` file, or the task itself.
+        nets: Checkpoint files, and neuron graphs of any number of nets.
+        space: What the tensors of all files mean. By default the space that a file carries (files that metanet
+            exported), or the one of the run's spaces whose names and shapes fit.
+        activation: Nonlinearity of the nets, which a state dict does not tell.
+        any_architecture: Read architectures that the metanet was not trained on; their space is inferred if need be.
+        trust: Import classes that the run names from outside metanet and torch.
+
+    Returns:
+        One prediction per file and per net of a graph, in order.
+
+    Raises:
+        MetanetError: A file cannot be read, its architecture is ambiguous or not one that the metanet was trained on,
+            or its weights are not finite.
+    """
+    task = run if isinstance(run, PropertyRegression) else load_run(run, trust)
+    reader = _Reader(task, space, activation, any_architecture)
+    rows: list[tuple[str, str, NeuronGraph]] = []
+    for number, item in enumerate(nets):
+        if isinstance(item, NeuronGraph):
+            names = [f"graph {number}, net {i}" for i in range(item.batch_size)]
+            reader.admit(item.space, f"graph {number}")
+            rows.extend((name, "", item.select(slice(i, i + 1))) for i, name in enumerate(names))
+        else:
+            rows.append((str(item), *reader.read(Path(item))))
+    for name, _, graph in rows:
+        bad = [key for key, tensor in graph.tensors.items() if not tensor.isfinite().all()]
+        if bad:
+            raise CheckpointError(f"{name}: '{bad[0]}' has values that are not finite (got inf or nan); no prediction.")
+    values = _values(task, [graph for _, _, graph in rows])
+    known = reader.known
+    return [
+        Prediction(name, value, task.target, graph.space, graph.space.digest in known, note)
+        for (name, note, graph), value in zip(rows, values, strict=True)
+    ]
+
+
+def load_run(run: PathLike, trust: bool = False) -> PropertyRegression:
+    """Load the best checkpoint of a run folder, or a ``.ckpt`` file.
+
+    Raises:
+        CheckpointError: There is none, it is damaged or no run of metanet's, or it names classes from elsewhere.
+    """
+    path = Path(run)
+    if path.is_dir():
+        if not (path / "checkpoints" / "best.ckpt").is_file():
+            raise CheckpointError(
+                f"{path} is no run folder: it holds no checkpoints/best.ckpt. Give a folder that "
+                "`python train.py fit` wrote, or a .ckpt file."
+            )
+        path = path / "checkpoints" / "best.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"No run at {path}. Give a folder that `python train.py fit` wrote, or a .ckpt file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        parameters = content["hyper_parameters"]
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise CheckpointError(f"Cannot read {path} as a checkpoint of a run: got {_first_line(error)}.") from None
+    if not trust:
+        _check_classes(path, parameters)
+    try:
+        return PropertyRegression.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+    except MetanetError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever a class that another version wrote leads to
+        raise CheckpointError(f"{path} does not fit this version of metanet: got {_first_line(error)}.") from error
+
+
+def _check_classes(path: Path, parameters: Any) -> None:
+    for name in _class_paths(parameters):
+        if not name.startswith(TRUSTED):
+            raise CheckpointError(
+                f"{path} names the class {name}, which would be imported from outside metanet. If you trust the run, "
+                "pass --trust (trust=True)."
+            )
+
+
+def _class_paths(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in ("class_path", "_class_path"):
+                yield str(inner)
+            else:
+                yield from _class_paths(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _class_paths(inner)
+
+
+class _Reader:
+    """Decides what the tensors of a file mean."""
+
+    def __init__(
+        self, task: PropertyRegression, space: WeightSpace | None, activation: str | None, any_architecture: bool
+    ) -> None:
+        self.trained, self.space, self.activation = task.spaces, space, activation
+        self.any_architecture = any_architecture
+        self.known = {s.digest for s in task.spaces}
+
+    def read(self, path: Path) -> tuple[str, NeuronGraph]:
+        checkpoint = load(path)
+        note, match = self._find(checkpoint)
+        self.admit(match.space, str(path))
+        stem = match.prefix
+        state = {name: checkpoint.tensors[stem + name] for name in match.space.tensor}
+        return note, NeuronGraph.from_state_dicts(match.space, [state])
+
+    def admit(self, space: WeightSpace, where: str) -> None:
+        """Refuse a space that the metanet was not trained on, unless any is wanted."""
+        if space.digest not in self.known and not self.any_architecture:
+            raise SpaceError(self._foreign(where, _describe(space)))
+
+    def _find(self, checkpoint: Checkpoint) -> tuple[str, Match]:
+        text = checkpoint.metadata.get(SPACE_KEY)
+        given = self.space
+        if given is None and text is not None:
+            given = WeightSpace.from_json(text)
+            if self.activation is not None and activations(given) != self.activation:
+                raise ConfigError(
+                    f"{checkpoint.path} says that its activation is '{activations(given)}'; got --activation "
+                    f"{self.activation}. Leave the option out."
+                )
+        if given is not None:
+            found = matches(checkpoint.tensors, [given])
+            if not found:
+                raise SpaceError(f"{checkpoint.path}: its tensors do not fit the space given ({_describe(given)}).")
+            return "space given" if text is None or self.space is not None else "space in the file", found[0]
+        return self._by_names(checkpoint)
+
+    def _by_names(self, checkpoint: Checkpoint) -> tuple[str, Match]:
+        fitting = matches(checkpoint.tensors, self.trained)
+        found = [m for m in fitting if self.activation in (None, activations(m.space))]
+        if len(found) == 1:
+            stem = found[0].prefix
+            return "names and shapes fit" + (f", below '{stem}'" if stem else ""), found[0]
+        if found:
+            names = sorted({activations(m.space) or "none" for m in found})
+            choose = (
+                f"--activation {' or --activation '.join(names)}, or --space FILE" if len(names) > 1 else "--space FILE"
+            )
+            fits = "; ".join(_describe(m.space) + (f" below '{m.prefix}'" if m.prefix else "") for m in found)
+            raise SpaceError(
+                f"{checkpoint.path} fits {len(found)} architectures that this metanet reads, which a state dict cannot "
+                f"tell apart: {fits}. Choose with {choose}."
+            )
+        if fitting:
+            names = sorted({activations(m.space) or "none" for m in fitting})
+            raise ConfigError(
+                f"{checkpoint.path} fits architectures with the activation {', '.join(names)}; got --activation "
+                f"{self.activation}."
+            )
+        if not self.any_architecture:
+            shapes = [f"{name}{list(t.shape)}" for name, t in checkpoint.tensors.items()]
+            raise SpaceError(self._foreign(str(checkpoint.path), f"{len(shapes)} tensors: {_shorten(shapes)}"))
+        try:
+            return "space inferred from names and shapes", Match(infer(checkpoint, self.activation), "")
+        except SpaceError as error:
+            raise SpaceError(f"{checkpoint.path}: {error}") from None
+
+    def _foreign(self, where: str, got: str) -> str:
+        reads = "; ".join(_describe(space) for space in self.trained) or "none"
+        return (
+            f"{where} has an architecture that this metanet was not trained on: got {got}. It was trained on: {reads}. "
+            "Pass --any-architecture (any_architecture=True) to predict all the same."
+        )
+
+
+def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[float]:
+    """Predictions in float64, batches of one space at a time."""
+    dtypes = {name: t.dtype for name, t in task.state_dict(keep_vars=True).items()}
+    training = task.training
+    values = [0.0] * len(graphs)
+    spaces = list(dict.fromkeys(graph.space for graph in graphs))
+    try:
+        task.double().eval()
+        with torch.no_grad():
+            for space in spaces:
+                where = [i for i, graph in enumerate(graphs) if graph.space == space]
+                for start in range(0, len(where), BATCH):
+                    part = where[start : start + BATCH]
+                    names = space.tensor
+                    stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(task.mean) for n in names}
+                    for i, value in zip(part, task(NeuronGraph(space, stacked)).tolist(), strict=True):
+                        values[i] = value
+    finally:
+        task.train(training)
+        for name, tensor in task.state_dict(keep_vars=True).items():
+            tensor.data = tensor.data.to(dtypes[name])
+    return values
+
+
+def _describe(space: WeightSpace) -> str:
+    shapes = [f"{name}{list(shape)}" for name, shape in space.shapes.items()]
+    return f"{activations(space) or 'no known activation'} net of {space.parameters:,} parameters ({_shorten(shapes)})"
+
+
+def _shorten(items: Sequence[str], limit: int = 3) -> str:
+    return ", ".join(items) if len(items) <= limit else f"{', '.join(items[: limit - 1])}, ..., {items[-1]}"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__
