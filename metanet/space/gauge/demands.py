@@ -1,0 +1,185 @@
+"""What operations demand of gauges: values that do not move, values that move alike, factors that cancel."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import reduce
+from typing import Any
+
+from metanet.space.axes import Dim, find, leaves
+from metanet.space.gauge.forms import Form, Key, System, choose, combine
+from metanet.space.walk import Value
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A value and how it moves.
+
+    Attributes:
+        value: Its dims.
+        forms: By key, the form of its gauge; absent keys do not move.
+        sides: For a view of a weight: forms by tensor dimensions, kept apart where both sides share a key.
+        blank: A constant whose entries are all zero, which moves with anything.
+    """
+
+    value: Value
+    forms: dict[Key, Form] = field(default_factory=dict)
+    sides: dict[tuple[int, ...], dict[Key, Form]] | None = None
+    blank: bool = False
+
+    @property
+    def atoms(self) -> frozenset[Dim]:
+        """All atoms that index the value."""
+        return frozenset(a for d in self.value.dims for a in leaves(d))
+
+
+class Demands:
+    """The equations gathered so far, and the ways to add to them.
+
+    Args:
+        modulus: 0 for positive factors, 2 for signs.
+        ordered: Ordered atoms that keys may contain, because the network selects their entries.
+    """
+
+    def __init__(self, modulus: int, ordered: Mapping[Dim, None]) -> None:
+        self.system, self.ordered = System(modulus), ordered
+        self.offsets: dict[str, float] = {}
+
+    def kill(self, item: Moved | None) -> None:
+        """A value may not move."""
+        for form in item.forms.values() if item else ():
+            self.system.vanish(form)
+
+    def alike(self, items: Sequence[Moved]) -> dict[Key, Form]:
+        """Values that are added must move alike wherever a key indexes them; elsewhere (broadcast) not at all."""
+        items = [i for i in items if not i.blank]
+        out = {}
+        for key in dict.fromkeys(k for i in items for k in i.forms):
+            forms = [i.forms.get(key, {}) for i in items]
+            for other in forms[1:]:
+                self.system.equal(forms[0], other)
+            out[key] = forms[0]
+        return out
+
+    def keep(self, value: Value, forms: Mapping[Key, Form], cut: bool = False) -> Moved:
+        """The forms that still index a value.
+
+        One whose key lost an atom, or indexes two dimensions at once, may not move; but a cut takes away whole pieces,
+        and what remains is free.
+        """
+        result = Moved(value)
+        counts = sum(map(_uses, value.dims), Counter())
+        for key, form in forms.items():
+            if all(counts[a] == 1 for a in key):
+                result.forms[key] = form
+            elif not (cut and all(a.frozen is None for a in key if not counts[a])):
+                self.system.vanish(form)
+        return result
+
+    def untangle(self, items: Sequence[Moved]) -> None:
+        """Two sides of a weight that share a key are told apart by contractions only: elsewhere neither may move."""
+        for item in items:
+            sides = list((item.sides or {}).values())
+            for key in {k for n, side in enumerate(sides) for k in side if any(k in s for s in sides[:n])}:
+                for side in sides:
+                    self.system.vanish(side.get(key, {}))
+
+    def unary(self, value: Any, x: Moved, degree: Fraction, cut: bool = False) -> Any:
+        """The result of a function of one argument with ``f(c z) = c^degree f(z)``; a cut takes away pieces."""
+        if isinstance(value, Value) and value.origin is not None and degree == 1:
+            return Moved(value, x.forms, x.sides)
+        forms = {k: combine([(f, degree)]) for k, f in x.forms.items()}
+        return each(value, lambda v: self.keep(v, forms, cut))
+
+    def product(self, value: Value, x: Any, y: Any, sign: Fraction) -> Moved:
+        """The result of ``x * y^sign``."""
+        forms: dict[Key, Form] = {}
+        for item, factor in ((x, Fraction(1)), (y, sign)):
+            for key, form in item.forms.items() if isinstance(item, Moved) else ():
+                forms[key] = combine([(forms.get(key, {}), 1), (form, factor)])
+        return self.keep(value, forms)
+
+    def chosen(self, value: Value, x: Moved, dim: Dim, number: int) -> Moved:
+        """One entry of a dimension: keys with an ordered atom keep that entry's factor."""
+        atom = find(dim)
+        if atom in self.ordered:
+            number %= atom.size
+            forms = {key - {atom}: choose(form, atom, number) if atom in key else form for key, form in x.forms.items()}
+            return self.keep(value, forms)
+        return self.keep(value, x.forms)
+
+    def affine(self, value: Any, forms: dict[Key, Form], weight: Moved | None, bias: Moved | None) -> Any:
+        """The result of ``normalised * weight + bias``, where the forms are those of the normalised value."""
+        first = value if isinstance(value, Value) else value[0]
+        for key, form in weight.forms.items() if weight else ():
+            forms[key] = combine([(forms.get(key, {}), 1), (form, 1)])
+        result = Moved(first, forms)
+        result = self.keep(first, self.alike([result, bias]) if bias else forms)
+        return (
+            result
+            if isinstance(value, Value)
+            else (result, *(Moved(v) if isinstance(v, Value) else None for v in value[1:]))
+        )
+
+    def contract(self, value: Value, x: Moved, weight: Moved, contracted: Sequence[Dim], at: tuple[int, ...]) -> Moved:
+        """Sum over shared entries: what runs over them must cancel, the rest multiplies."""
+        gone = frozenset(a for d in contracted for a in leaves(d))
+        read, written = _split_sides(weight, at)
+        forms = dict(written)
+        for key in dict.fromkeys((*x.forms, *read)):
+            total = combine([(x.forms.get(key, {}), 1), (read.get(key, {}), 1)])
+            if key & gone:
+                self.system.vanish(total)
+            else:
+                forms[key] = combine([(forms.get(key, {}), 1), (total, 1)])
+        return self.keep(value, forms)
+
+    def killed(self, value: Any, *items: Moved) -> Any:
+        """The result of an operation under which its arguments may not move."""
+        for item in items:
+            self.kill(item)
+        return each(value, Moved)
+
+
+def _uses(dim: Dim) -> Counter[Dim]:
+    """How many factors of a dim each atom is; pieces of a concatenation are alternatives."""
+    node = find(dim)
+    if node.form == "atom":
+        return Counter([node])
+    counts = map(_uses, node.parts)
+    return reduce(operator.or_, counts) if node.form == "concat" else sum(counts, Counter())
+
+
+def _split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], dict[Key, Form]]:
+    """Forms of a weight along the dimensions that are contracted, and along the others."""
+    if weight.sides is None or weight.value.origin is None:
+        return weight.forms, {}
+    dims = {weight.value.origin.dims[a] for a in at}
+    read: dict[Key, Form] = {}
+    written: dict[Key, Form] = {}
+    for side, forms in weight.sides.items():
+        (read if set(side) & dims else written).update(forms)
+    return read, written
+
+
+def flat(items: Any) -> Iterator[Moved]:
+    """All moved values within nested arguments."""
+    if isinstance(items, Moved):
+        yield items
+    elif isinstance(items, Mapping):
+        for item in items.values():
+            yield from flat(item)
+    elif isinstance(items, list | tuple):
+        for item in items:
+            yield from flat(item)
+
+
+def each(value: Any, make: Callable[[Value], Moved]) -> Any:
+    """Make one thing per value of a (nested) result."""
+    if isinstance(value, Value):
+        return make(value)
+    return tuple(each(v, make) for v in value) if isinstance(value, list | tuple) else None
