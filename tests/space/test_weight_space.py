@@ -134,3 +134,27 @@ def test_bad_json_is_refused(traced_network, change):
     data = json.loads(traced_network("mlp")[2].to_json())
     with pytest.raises(SpaceError):
         WeightSpace.from_json(change(data))
+
+
+class Blur(nn.Module):
+    """A depthwise blur between two layers, its filter a constant that is the same for every channel or is not."""
+
+    def __init__(self, persistent, alike=True):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(2, 6, 1), nn.Conv2d(6, 2, 1)
+        blur = torch.ones(6, 1, 3, 3) if alike else torch.arange(54.0).reshape(6, 1, 3, 3)
+        self.register_buffer("blur", blur, persistent=persistent)
+
+    def forward(self, x):
+        return self.b(nn.functional.conv2d(self.a(x), self.blur, groups=6).relu())
+
+
+@pytest.mark.parametrize(
+    ("persistent", "alike", "neurons"), [(False, True, 6), (False, False, 0), (True, True, 0), (True, False, 0)]
+)
+def test_constants_that_are_alike_for_every_neuron_do_not_order_them(persistent, alike, neurons):
+    """A buffer in the state dict may hold anything in another net of the space, so it always orders them."""
+    module, x = Blur(persistent, alike), torch.randn(1, 2, 5, 5)
+    space = metanet.trace(module, x)
+    assert space.neurons == neurons
+    assert metanet.certify(module, space, x).ok
