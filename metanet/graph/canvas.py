@@ -73,7 +73,7 @@ class Canvas:
         at = 0.35 + words[self.plan.columns[0]] / 2
         for before, column in zip((None, *self.plan.columns), self.plan.columns, strict=False):
             if before is not None:
-                gap = max(1.15, (words[before] + words[column]) / 2 + 0.12)
+                gap = max(1.3, (words[before] + words[column]) / 2 + 0.12)
                 at += gap if column == before + 1 else max(gap, 1.6)
             x[column] = at
         return x, max(at + words[self.plan.columns[-1]] / 2 + 0.35, 6.4)
@@ -188,7 +188,7 @@ class Canvas:
             box = (min(ends) - 0.14, places[0] - 0.11), max(ends) - min(ends) + 0.28, places[-1] - places[0] + 0.22
             round_corners = "round,pad=0,rounding_size=0.1"
             axes.add_patch(FancyBboxPatch(*box, boxstyle=round_corners, fc=STREAM, ec="none", zorder=0))
-            caption = stream_caption(self.layout, node, int((max(ends) - min(ends)) / LETTER))
+            caption = stream_caption(self.layout, node, int(1.2 * (max(ends) - min(ends)) / LETTER))
             if caption:
                 x = min(ends) + (max(ends) - min(ends)) / 2
                 up = max(len(lines) for (n, _), lines in self.above.items() if n == node)
@@ -223,7 +223,7 @@ class Canvas:
         if any(v.link.kind == "scale" for v in self.layout.vectors):
             notes.append("ring width: scale of the norm layer")
         if self.plan.streams:
-            notes.append("shaded: the same neurons, carried on")
+            notes.append("shaded, grey lines: the same neurons")
         axes.text(4.35, self.height - 0.36, "\n".join(notes), fontsize=6.5, va="center", color="#333333")
 
 

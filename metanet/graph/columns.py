@@ -2,7 +2,7 @@
 
 A node set that several blocks write (a residual stream) or that is read again later (dense connections) is one set of
 neurons, but a picture that reads from left to right needs it at several depths. It is therefore unrolled into *copies*
-that stay in one lane, and *streams* say which copies hold the same running value. Nothing here draws.
+that stay in one lane, joined by *streams*. Nothing here draws.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Plan:
         elided: Depths left out in the middle of a deep network.
         copies: Every copy shown, by node set and depth.
         lane: Lane of each node set, 0 at the top.
-        streams: ``(node set, from depth, to depth)``: the same neurons, carried on.
+        streams: ``(node set, from depth, to depth)``: the same neurons, carried on or written again.
     """
 
     columns: tuple[int, ...]
@@ -102,10 +102,10 @@ def _copy(layout: Layout, node: int, column: int) -> Copy:
 
 
 def _streams(copies: list[Copy]) -> list[tuple[int, int, int]]:
-    """Which copies of one node set hold the same running value.
+    """Which copies of one node set to join.
 
     A copy that is only read continues the one before. A copy that is written again continues the last one that was not
-    made by a depthwise block, since that is what the new value was added to.
+    made by a depthwise block: in a residual network, that is what the new value was added to.
     """
     streams = []
     last = base = copies[0]
