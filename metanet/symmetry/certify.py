@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metanet.space.exporting import Inputs
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.evaluation import Evaluation, relative_change
-from metanet.symmetry.move import sample
+from metanet.symmetry.move import KINDS, sample
 
 TOLERANCE = 1e-9  # relative, float64; true symmetries stay below 1e-12, false ones above 1e-3
 ALIVE = 1e-6
@@ -40,6 +40,25 @@ class AxisCertificate:
 
 
 @dataclass(frozen=True)
+class GaugeCertificate:
+    """What was measured for the gauges of one kind.
+
+    Attributes:
+        kind: ``"scale"`` or ``"sign"``.
+        count: How many gauges there are.
+        error: Relative output change when all of them act at once with random factors.
+        control: Relative output change when they act on a single tensor.
+        failed: Places in ``space.gauges`` of those that change the output when they act alone.
+    """
+
+    kind: str
+    count: int
+    error: float
+    control: float
+    failed: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Certificate:
     """The outcome of :func:`certify`.
 
@@ -47,16 +66,18 @@ class Certificate:
         space: The space, with ``certified`` set accordingly.
         axes: One entry per free axis with two or more entries; empty if single axes were not asked for.
         joint_error: Relative output change when all axes are permuted at once.
+        gauges: One entry per kind of gauge that the space claims.
     """
 
     space: WeightSpace
     axes: tuple[AxisCertificate, ...]
     joint_error: float
+    gauges: tuple[GaugeCertificate, ...] = ()
 
     @property
     def worst_error(self) -> float:
-        """The largest relative error, over single axes and all together; infinite if one is not a number."""
-        errors = [self.joint_error, *(a.error for a in self.axes)]
+        """The largest relative error, over axes and gauges; infinite if one is not a number."""
+        errors = [self.joint_error, *(a.error for a in self.axes), *(g.error for g in self.gauges)]
         return max(errors) if all(e == e for e in errors) else float("inf")
 
     @property
@@ -77,17 +98,21 @@ class Certificate:
             rows.append(f"{a.axis:44s} {a.size:6d} {a.error:9.1e} {a.control:9.1e}  {a.status}{where}")
         total = sum(a.size for a in self.space.free_axes if a.size > 1)
         rows.append(f"{'all axes together':44s} {total:6d} {self.joint_error:9.1e}")
+        for g in self.gauges:
+            status = f"failed: {', '.join(map(str, g.failed))}" if g.failed else "certified"
+            rows.append(f"{f'{g.kind} gauges together':44s} {g.count:6d} {g.error:9.1e} {g.control:9.1e}  {status}")
         return "\n".join(rows)
 
 
 def certify(
     module: nn.Module, space: WeightSpace, example_inputs: Inputs, seed: int = 0, per_axis: bool = True
 ) -> Certificate:
-    """Check a space's permutation group on the network itself.
+    """Check a space's symmetry group on the network itself.
 
     Parameters *and* norm statistics are randomised first (fresh ones hide wrong claims), the network runs in eval mode
     in float64 on random inputs, and every axis is permuted alone, then all together. The error is
     ``max|f(g·w) - f(w)| / max|f(w)|``. As a control, single tensors of the axis are permuted: the output must move.
+    Gauges act all at once, kind by kind, and one by one where that fails.
 
     Args:
         module: The network; it is copied, not changed.
@@ -117,8 +142,27 @@ def measure(evaluation: Evaluation, space: WeightSpace, per_axis: bool = True) -
     if per_axis or not joint <= TOLERANCE:
         wide = [a.name for a in space.free_axes if a.size > 1]
         axes = tuple(_check_axis(evaluation, space, name, state, base) for name in wide)
-    certificate = Certificate(space, axes, joint)
+    kinds = [k for k in KINDS if any(g.kind == k for g in space.gauges)]
+    gauges = tuple(_check_gauges(space, kind, state, change, evaluation.seed) for kind in kinds)
+    certificate = Certificate(space, axes, joint, gauges)
     return replace(certificate, space=replace(space, certified=certificate.ok))
+
+
+def _check_gauges(
+    space: WeightSpace, kind: str, state: dict[str, Tensor], change: Callable[[Mapping[str, Tensor]], float], seed: int
+) -> GaugeCertificate:
+    move = replace(sample(space, seed, kinds=(kind,)), perms={})
+    moved = move.apply(state)
+    error, control = change(moved), 0.0
+    for name in dict.fromkeys(p.tensor for n in move.factors for p in space.gauges[n].parts):
+        control = max(control, change({**state, name: moved[name]}))
+        if control > ALIVE:
+            break
+    failed: list[int] = []
+    if not error <= TOLERANCE:
+        alone = ((n, replace(move, factors={n: c})) for n, c in move.factors.items())
+        failed = [n for n, one in alone if not change(one.apply(state)) <= TOLERANCE]
+    return GaugeCertificate(kind, len(move.factors), error, control, tuple(failed))
 
 
 def _check_axis(

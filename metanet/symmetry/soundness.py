@@ -18,7 +18,8 @@ from metanet.space.resolve import Names
 from metanet.space.trace import Traced
 from metanet.space.walk import Value
 from metanet.space.weight_space import Opaque, WeightSpace
-from metanet.symmetry.certify import measure
+from metanet.symmetry.certify import TOLERANCE as MOVED
+from metanet.symmetry.certify import Certificate, measure
 from metanet.symmetry.evaluation import Evaluation, double_precision, relative_change
 from metanet.symmetry.move import shuffles
 
@@ -35,7 +36,7 @@ def certified_space(graph: Traced, module: nn.Module, example_inputs: Inputs) ->
     evaluation = Evaluation(module, example_inputs)
     distrusted: frozenset[str] = frozenset()
     for _ in range(ROUNDS):
-        certificate = measure(evaluation, graph.space(distrusted), per_axis=False)
+        certificate = ungauged(measure(evaluation, graph.space(distrusted), per_axis=False), evaluation)
         if certificate.ok:
             return certificate.space
         culprit = refuted(graph, evaluation, distrusted)
@@ -51,12 +52,26 @@ def certified_space(graph: Traced, module: nn.Module, example_inputs: Inputs) ->
     return certificate.space
 
 
+def ungauged(certificate: Certificate, evaluation: Evaluation) -> Certificate:
+    """The certificate without the gauges that it refutes; without all of a kind if they fail only together."""
+    if not certificate.joint_error <= MOVED or all(g.error <= MOVED for g in certificate.gauges):
+        return certificate
+    space = certificate.space
+    wrong = {n for g in certificate.gauges for n in g.failed}
+    kinds = {g.kind for g in certificate.gauges if not g.error <= MOVED and not g.failed}
+    kept = tuple(g for n, g in enumerate(space.gauges) if n not in wrong and g.kind not in kinds)
+    listed = Opaque("certificate", "", f"{len(space.gauges) - len(kept)} gauges failed their certificate")
+    space = replace(space, gauges=kept, opaque=(*space.opaque, listed))
+    return measure(evaluation, space, per_axis=False)
+
+
 def frozen(space: WeightSpace, names: Collection[str]) -> WeightSpace:
     """A space without the symmetries of the axes named; each is listed as opaque."""
     reason = "its certificate failed"
     axes = tuple(replace(a, kind="fixed", reason=reason) if a.name in names else a for a in space.axes)
     listed = tuple(Opaque("certificate", a.name, f"axis '{a.name}': {reason}") for a in space.axes if a.name in names)
-    return replace(space, axes=axes, opaque=(*space.opaque, *listed))
+    gauges = tuple(g for g in space.gauges if not set(g.axes) & set(names))
+    return replace(space, axes=axes, opaque=(*space.opaque, *listed), gauges=gauges)
 
 
 def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = frozenset()) -> fx.Node | None:

@@ -181,3 +181,32 @@ def test_json_keeps_gauges():
     assert again.gauges == space.gauges
     assert len(space.gauges) == 4
     assert "qkv.weight" in str(space.gauges[0])
+
+
+def test_certificates_cover_gauges():
+    module, x = mlp(nn.Tanh()), torch.randn(*VECTOR)
+    space = metanet.trace(module, x)
+    certificate = metanet.certify(module, space, x)
+    assert certificate.ok
+    assert [(g.kind, g.count, g.failed) for g in certificate.gauges] == [("sign", 1, ())]
+    assert certificate.gauges[0].control > 1e-6
+    assert "sign gauges together" in certificate.table()
+
+
+def test_a_wrong_gauge_is_refuted_and_dropped():
+    module, x = mlp(nn.GELU()), torch.randn(*VECTOR)
+    homogeneous = metanet.trace(mlp(nn.ReLU()), x)
+    claim = dataclasses.replace(metanet.trace(module, x), gauges=homogeneous.gauges)  # as if GELU were homogeneous
+    certificate = metanet.certify(module, claim, x)
+    assert not certificate.ok
+    assert certificate.gauges[0].failed == (0,)
+    assert "failed: 0" in certificate.table()
+    assert not certificate.space.certified
+
+    from metanet.symmetry.evaluation import Evaluation
+    from metanet.symmetry.soundness import ungauged
+
+    sound = ungauged(certificate, Evaluation(module, x))
+    assert sound.ok
+    assert sound.space.gauges == ()
+    assert "1 gauges failed" in sound.space.opaque[-1].reason
