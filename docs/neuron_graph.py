@@ -1,4 +1,4 @@
-"""Draw the picture of the README: python docs/neuron_graph.py
+"""``python docs/neuron_graph.py`` draws the picture of the README.
 
 Trains a small residual network on scikit-learn's digits for a few seconds (fixed seed) and draws its neuron graph.
 """

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from metanet.symmetry.certify import AxisCertificate, Certificate
 
 SHOWN = 60
+GAUGES = 12
 
 
 def symmetries(
@@ -26,7 +27,7 @@ def symmetries(
     certify: Annotated[bool | None, typer.Option(help="Check every axis on the module itself (default).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Show the permutation symmetries of a network."""
+    """Show the symmetries of a network: permutations, scalings and sign flips of its neurons."""
     found = find_network(network, input)
     if certify and found.module is None:
         raise ConfigError(
@@ -56,6 +57,7 @@ def summarise(space: WeightSpace, certificate: Certificate | None) -> dict[str, 
         "ordered": [
             {"name": a.name, "size": a.size, "kind": a.kind, "reason": a.reason} for a in space.axes if not a.free
         ],
+        "gauges": [{"kind": g.kind, "axes": list(g.axes), "moves": str(g)} for g in space.gauges],
         "opaque": [{"op": o.op, "module": o.module, "reason": o.reason} for o in space.opaque],
     }
 
@@ -103,6 +105,13 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
     console.print(table)
     if len(report["axes"]) > SHOWN:
         console.print(f"... {len(report['axes']) - SHOWN} more; --json lists all", highlight=False)
+    for kind in ("scale", "sign"):
+        chosen = [g["moves"].partition(" per ")[2] for g in report["gauges"] if g["kind"] == kind]
+        console.print(f"{kind} gauges: {len(chosen) or 'none'}", highlight=False)
+        for text in chosen[:GAUGES]:
+            console.print(f"  per {text}", markup=False, highlight=False)
+        if len(chosen) > GAUGES:
+            console.print(f"  ... {len(chosen) - GAUGES} more; --json lists all", highlight=False)
     reasons = Counter(a["reason"].split(" at ")[0] or a["kind"] for a in report["ordered"])
     console.print("ordered axes: " + (", ".join(f"{n} by {r}" for r, n in reasons.items()) or "none"), markup=False)
     for opaque in report["opaque"]:

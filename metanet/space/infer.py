@@ -19,27 +19,31 @@ from metanet.space.resolve import resolve
 from metanet.space.weight_space import WeightSpace
 
 Step = Layer | ResidualBlock
-CHANNELS_LAST = ("keras",)  # formats whose flattened maps list channels innermost
+SEVERAL = {"heads branches experts nets models": "parallel layers", "block blocks": "residual blocks"}
+CHANNELS_LAST = ("keras", "keras-h5")  # formats whose flattened maps list channels innermost
 
 
 def infer(
     checkpoint_or_state_dict: Checkpoint | Mapping[str, Tensor],
     activation: str | None = None,
     norm_groups: int | None = None,
+    channels_last: bool | None = None,
 ) -> WeightSpace:
     """Infer the weight space of an MLP, a CNN or an INR from its tensors alone.
 
     Layers are read as a plain chain: linear and convolutional layers (grouped where the shapes leave no doubt), flatten
     between them, norm layers, PReLU. Residual networks are understood in torchvision's naming. The order is that of the
-    state dict, or that of the numbers in the names if the file lost it. The first convolution is taken as ungrouped. A
-    skip connection in a net whose names do not show it cannot be seen: the space is uncertified until
-    :func:`metanet.certify` has checked it on code.
+    state dict, or that of the numbers in the names if the file lost it. The first convolution is taken as ungrouped. Two
+    things leave no trace in names and shapes: a skip connection that is not named as one, and a permutation before a
+    flatten. The space is therefore uncertified until :func:`metanet.certify` has checked it on code.
 
     Args:
         checkpoint_or_state_dict: A loaded file, or tensors by name.
         activation: The nonlinearity after every hidden layer, which no state dict tells; None leaves it open.
         norm_groups: Groups of norm layers without running statistics, which no state dict tells either; 1 stands for
             layer norm and instance norm.
+        channels_last: Whether the linear layer after a flatten reads maps with the channels innermost, as Keras and code
+            that permutes before flattening do; by default only files and names of Keras do.
 
     Returns:
         The space, uncertified, with source ``"infer"``: equal to the traced one, except that strides and activations
@@ -58,8 +62,10 @@ def infer(
             f"cannot infer a weight space: got no weight among {len(state)} tensors ({', '.join(list(state)[:4])})"
         )
     _refuse_several(layers)
-    last = isinstance(source, Checkpoint) and source.format in CHANNELS_LAST
-    chain, end = _only_chain(_candidates(list(state), layers), last or any(layer.inputs_last for layer in layers))
+    if channels_last is None:
+        keras = isinstance(source, Checkpoint) and source.format in CHANNELS_LAST
+        channels_last = keras or any(layer.inputs_last for layer in layers)
+    chain, end = _only_chain(_candidates(list(state), layers), channels_last)
     if end.dim is not None:
         freeze(end.dim, "output")
     for draft in chain.walk.links:
@@ -129,17 +135,11 @@ def _refuse_tied(state: Mapping[str, Tensor]) -> None:
 
 
 def _refuse_several(layers: Sequence[Layer]) -> None:
-    """Raise on numbered heads: which values they read is not in the file."""
+    """Raise on numbered heads and blocks: which values they read, and what is added to them, is not in the file."""
     for layer in layers:
         for depth, component in enumerate(layer.components[:-1]):
-            siblings = {
-                o.components[depth + 1] for o in layers if o.components[: depth + 1] == layer.components[: depth + 1]
-            }
-            if component.lower() in ("heads", "branches", "experts", "nets", "models") and len(siblings) > 1:
-                raise refuse(
-                    *layer.main, f"is one of {len(siblings)} {component}", ["parallel layers", "a chain of layers"]
-                )
-            if component.lower() in ("block", "blocks") and len(siblings) > 1 and layer.components[depth + 1].isdigit():
-                raise refuse(
-                    *layer.main, f"is in one of {len(siblings)} {component}", ["residual blocks", "a chain of layers"]
-                )
+            known = {kind for names, kind in SEVERAL.items() if component.lower() in names.split()}
+            start = layer.components[: depth + 1]
+            siblings = {o.components[depth + 1] for o in layers if o.components[: depth + 1] == start != o.components}
+            if known and len(siblings) > 1 and layer.components[depth + 1].isdigit():
+                raise refuse(*layer.main, f"is in one of {len(siblings)} {component}", [*known, "a chain of layers"])
