@@ -33,17 +33,17 @@ def infer(
 
     Layers are read as a plain chain: linear and convolutional layers (grouped where the shapes leave no doubt), flatten
     between them, norm layers, PReLU. Residual networks are understood in torchvision's naming. The order is that of the
-    state dict, or that of the numbers in the names if the file lost it. The first convolution is taken as ungrouped. Two
-    things leave no trace in names and shapes: a skip connection that is not named as one, and a permutation before a
-    flatten. The space is therefore uncertified until :func:`metanet.certify` has checked it on code.
+    state dict, or that of the numbers in the names if the file lost it. The first convolution is taken as ungrouped.
+    Two things leave no trace in names and shapes: a skip connection that is not named as one, and a permutation before
+    a flatten. The space is therefore uncertified until :func:`metanet.certify` has checked it on code.
 
     Args:
         checkpoint_or_state_dict: A loaded file, or tensors by name.
         activation: The nonlinearity after every hidden layer, which no state dict tells; None leaves it open.
         norm_groups: Groups of norm layers without running statistics, which no state dict tells either; 1 stands for
             layer norm and instance norm.
-        channels_last: Whether the linear layer after a flatten reads maps with the channels innermost, as Keras and code
-            that permutes before flattening do; by default only files and names of Keras do.
+        channels_last: Whether the linear layer after a flatten reads maps with the channels innermost, as Keras does
+            and code that permutes before flattening; by default only files and names of Keras do.
 
     Returns:
         The space, uncertified, with source ``"infer"``: equal to the traced one, except that strides and activations
