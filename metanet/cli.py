@@ -10,6 +10,7 @@ import typer
 from metanet.commands.graph import graph
 from metanet.commands.predict import predict
 from metanet.commands.symmetries import symmetries
+from metanet.commands.zoo import app as zoo
 from metanet.errors import MetanetError
 
 # the base of all usage errors, which typer does not name
@@ -31,6 +32,7 @@ def _group() -> None:
 app.command()(graph)
 app.command()(predict)
 app.command()(symmetries)
+app.add_typer(zoo, name="zoo")
 
 
 def main(args: Sequence[str] | None = None) -> int:
