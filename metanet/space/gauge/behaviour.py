@@ -12,14 +12,14 @@ LINEAR = (
     "neg", "clone", "alias", "contiguous", "detach", "detach_", "_to_copy", "to", "view", "reshape", "_unsafe_view",
     "flatten", "unflatten", "view_copy", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
     "expand", "repeat",
-    "dropout", "lift_fresh", "lift_fresh_copy", "tril", "triu", "flip", "roll", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
+    "dropout", "lift_fresh", "lift_fresh_copy", "tril", "triu", "pixel_shuffle", "pixel_unshuffle",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "_adaptive_avg_pool2d",
     "_adaptive_avg_pool3d", "adaptive_avg_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
     "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "reflection_pad1d",
     "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d", "im2col",
     "col2im", "constant_pad_nd", "slice", "narrow", "split", "split_with_sizes", "chunk", "tensor_split", "select",
     "unbind",
-    "index", "index_select", "cumsum", "_convert_element_type", "movedim", "swapaxes",
+    "index", "index_select", "_convert_element_type", "movedim", "swapaxes",
 )  # fmt: skip
 
 HOMOGENEOUS = (

@@ -26,7 +26,13 @@ class Elementwise(Demands):
         items = [i if isinstance(i, Moved) else Moved(Value(()), blank=i == 0) for i in (x, y)]
         return self.keep(value, self.alike(items))
 
-    op_sub = op_rsub = op_maximum = op_minimum = op_add
+    op_sub = op_rsub = op_add
+
+    def op_maximum(self, node: fx.Node, value: Value, x: Moved, y: Moved) -> Moved:
+        """The larger of two is positively homogeneous; a common sign turns it into the smaller."""
+        return self.killed(value, x, y) if self.system.modulus else self.op_add(node, value, x, y)
+
+    op_minimum = op_maximum
 
     def op_mul(self, node: fx.Node, value: Value, x: Any, y: Any, *rest: Any) -> Moved:
         """A product: factors multiply."""
@@ -191,7 +197,7 @@ class Operations(Elementwise):
         if variance.value.origin is not None:
             self.offsets[variance.value.origin.tensor] = float(rest[-1])
         for key, form in variance.forms.items():
-            if self.system.modulus:
+            if self.system.modulus or variance.value.origin is None:
                 self.system.vanish(form)
             else:
                 shifted[key] = combine([(shifted.get(key, {}), 1), (form, Fraction(-1, 2))])
