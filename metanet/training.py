@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning.pytorch as pl
+import torch
+from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -80,8 +82,17 @@ class MetanetCLI(LightningCLI):
         return {name: known[name] for name in ("fit", "validate", "test")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The task predicts what the data module gives."""
+        """The task predicts what the data module gives; one CPU thread unless more are asked for."""
         parser.link_arguments("data.target", "model.target")
+        parser.add_argument(
+            "--threads", type=PositiveInt, default=1,
+            help="CPU threads of torch. A second one gains little on the small products of a metanet, and stalls both "
+            "whenever another process has its core.",
+        )  # fmt: skip
+
+    def before_instantiate_classes(self) -> None:
+        """Set the number of threads before anything is computed."""
+        torch.set_num_threads(int(self._get(self.config, "threads")))
 
     @property
     def seed(self) -> int:
