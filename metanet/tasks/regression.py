@@ -36,6 +36,8 @@ class PropertyRegression(pl.LightningModule):
         optimizer: Optimiser, given the parameters.
         loss: ``mse`` or ``huber`` on the standardised target; ``bce``, cross-entropy with the target as a probability,
             for targets in [0, 1], predicts between 0 and 1.
+        noise: Gaussian noise on the weights during training, in units of each tensor's standard deviation within its
+            net: nets close by do about as well, so this keeps the metanet from learning nets by heart.
         warmup: Share of all steps during which the learning rate rises linearly; a half cosine to zero follows. Without
             a last step (``trainer.max_epochs: -1``) it stays constant after the warm-up's first step.
     """
@@ -49,6 +51,7 @@ class PropertyRegression(pl.LightningModule):
         target: str = "test_accuracy",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         loss: Literal["mse", "huber", "bce"] = "mse",
+        noise: float = 0.0,
         warmup: float = 0.05,
     ) -> None:
         super().__init__()
@@ -57,9 +60,12 @@ class PropertyRegression(pl.LightningModule):
             self.save_hyperparameters()
         if not 0 <= warmup < 1:
             raise ConfigError(f"model.warmup: got {warmup}. Accepted: a share of the steps, 0 <= warmup < 1.")
+        if not noise >= 0:
+            raise ConfigError(f"model.noise: got {noise}. Accepted: a number >= 0.")
         if metanet.out_features != 1:
             raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: 1, one number a net.")
-        self.metanet, self.target, self.optimizer, self.loss, self.warmup = metanet, target, optimizer, loss, warmup
+        self.metanet, self.target, self.optimizer = metanet, target, optimizer
+        self.loss, self.noise, self.warmup = loss, noise, warmup
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
         self.spaces: list[WeightSpace] = []
@@ -103,7 +109,10 @@ class PropertyRegression(pl.LightningModule):
 
     def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        loss = self._loss(self.metanet(batch.graph).squeeze(-1), batch.targets)
+        graph = batch.graph
+        if self.noise > 0:  # drawn anew from the seed and the step, so that a resumed run goes on as if uninterrupted
+            graph = jitter(graph, self.noise, (torch.initial_seed() + self.global_step) % 2**63)
+        loss = self._loss(self.metanet(graph).squeeze(-1), batch.targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
         return loss
 
@@ -168,3 +177,14 @@ def rate_factor(step: int, steps: float, warmup: float) -> float:
     if step < rise:
         return (step + 1) / (rise + 1)
     return (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise))) / 2
+
+
+def jitter(graph: NeuronGraph, noise: float, seed: int) -> NeuronGraph:
+    """Add Gaussian noise to every value: ``w + noise * std(w) * e``, the standard deviation over each net's tensor."""
+    generator, tensors = torch.Generator().manual_seed(seed), {}
+    for name in graph.space.tensor:
+        tensor = graph.tensors[name]
+        spread = tensor.flatten(1).std(1, correction=0).reshape(-1, *[1] * (tensor.dim() - 1))
+        draw = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype).to(tensor.device)
+        tensors[name] = tensor + noise * spread * draw
+    return NeuronGraph(graph.space, tensors)

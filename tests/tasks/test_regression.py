@@ -12,7 +12,7 @@ from torch import nn
 from metanet.errors import CheckpointError, ConfigError
 from metanet.models import Metanet
 from metanet.tasks import PropertyRegression
-from metanet.tasks.regression import rate_factor
+from metanet.tasks.regression import jitter, rate_factor
 from metanet.tasks.scores import score
 from metanet.zoo.data import ZooBatch, ZooDataModule
 
@@ -34,6 +34,18 @@ class Moments(Metanet):
     def forward(self, graph):
         parts = [graph.tensors[name].flatten(1) for name in graph.space.tensor]
         return self.head(torch.cat([torch.stack([p.mean(1), p.std(1)], 1) for p in parts], 1))
+
+
+class Spy(Moments):
+    """Notes what it is given, and whether in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, graph):
+        self.seen.append((self.training, graph))
+        return super().forward(graph)
 
 
 def trainer(**options):
@@ -148,7 +160,27 @@ def test_a_checkpoint_carries_statistics_and_spaces(data):
         other.on_load_checkpoint({})
 
 
+def test_noise_is_in_units_of_each_nets_spread_and_only_there_in_training(tiny_zoo, data):
+    torch.manual_seed(0)
+    graph = tiny_zoo.graph(tiny_zoo.rows(activation="relu"))
+    moved = jitter(graph, 0.2, seed=0)
+    name = "conv3.weight"
+    ratio = (moved.tensors[name] - graph.tensors[name]).flatten(1).std(1) / graph.tensors[name].flatten(1).std(1)
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 0.2), rtol=0.1, atol=0)
+    task = PropertyRegression(Spy(), noise=0.2)
+    trainer(max_epochs=1).fit(task, data)
+    true = torch.cat(
+        [tensors for split in data.splits.values() for tensors in [g.tensors[name] for g, _ in split.graphs()]]
+    )
+    for training, graph in task.metanet.seen:
+        known = [(true == tensor).flatten(1).all(1).any() for tensor in graph.tensors[name]]
+        assert not any(known) if training else all(known)
+    assert {training for training, _ in task.metanet.seen} == {True, False}
+
+
 def test_bad_options(tiny_zoo):
+    with pytest.raises(ConfigError, match=r"model.noise: got -1"):
+        PropertyRegression(Moments(), noise=-1)
     with pytest.raises(ConfigError, match=r"model.warmup: got 1.0"):
         PropertyRegression(Moments(), warmup=1.0)
     with pytest.raises(ConfigError, match="got out_features=3"):
