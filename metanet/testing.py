@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from metanet.graph import NeuronGraph
 from metanet.space.weight_space import WeightSpace
-from metanet.symmetry.move import Move
+from metanet.symmetry.move import Move, sample
 
 TOLERANCE = 1e-9
 
@@ -52,8 +52,6 @@ def randomised_module(module: nn.Module, seed: int = 0) -> nn.Module:
 
 def random_move(space: WeightSpace, seed: int = 0, axes: Sequence[str] | None = None) -> Move:
     """A permutation proven not to be the identity on any axis with two or more entries."""
-    from metanet.symmetry.move import sample
-
     move = sample(space, seed=seed, axes=axes)
     still = [name for name, perm in move.perms.items() if torch.equal(perm, torch.arange(len(perm)))]
     if still or not move.perms:

@@ -22,6 +22,7 @@ from torch import Tensor
 from metanet.space.labels import Axis, Label, product_label
 from metanet.space.weight_space import WEIGHT_KINDS, Link, WeightSpace
 
+NODE_KINDS = ("neuron", "input", "output", "fixed")
 UNIT = "unit@"  # name of a lone neuron, with its depth
 
 

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from metanet.graph.layout import Block, Layout, NodeSet
+from metanet.graph.layout import NODE_KINDS, Block, Layout, NodeSet
 from metanet.graph.neuron_graph import NeuronGraph
-from metanet.space.weight_space import WEIGHT_KINDS
-
-NODE_KINDS = ("neuron", "input", "output", "fixed")
-VECTOR_KINDS = ("bias", "scale", "mean", "variance")
+from metanet.space.weight_space import VECTOR_KINDS, WEIGHT_KINDS
 
 
 def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:

@@ -7,11 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from metanet.graph.layout import Block, Layout, NodeSet, Vector
-from metanet.space.weight_space import WEIGHT_KINDS
+from metanet.graph.layout import NODE_KINDS, Block, Layout, NodeSet, Vector
+from metanet.space.weight_space import VECTOR_KINDS, WEIGHT_KINDS
 
-NODE_KINDS = ("neuron", "input", "output", "fixed")
-VECTOR_KINDS = ("bias", "scale", "mean", "variance")
 ACTIVATIONS = ("relu", "leaky_relu", "gelu", "silu", "tanh", "sigmoid", "sin", "softmax")  # then: none, any other
 POSITIONS = 8
 LINK_FEATURES = len(WEIGHT_KINDS) + 4 + len(ACTIVATIONS) + 2

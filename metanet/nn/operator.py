@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from metanet.graph.layout import Block, Layout, NodeSet
 from metanet.graph.neuron_graph import NeuronGraph
-from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, VECTOR_KINDS, link_features, node_features, vector_kind
+from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, node_features, vector_kind
+from metanet.space.weight_space import VECTOR_KINDS
 
 
 class BlockEmbedding(nn.Module):
@@ -173,6 +174,3 @@ def _scatter(values: Tensor, node: NodeSet, order: tuple[int, ...]) -> Tensor:
         sizes = [node.sizes[i] for i in order]
         values = values.reshape(batch, *sizes, width).permute(0, *(i + 1 for i in inverse), len(order) + 1)
     return values.reshape(batch, -1, width)
-
-
-__all__ = ["BlockEmbedding", "NodeEmbedding", "Sweep", "link_features"]

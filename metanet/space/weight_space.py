@@ -25,6 +25,7 @@ FORMAT = 1
 
 LinkKind = Literal["linear", "convolution", "embedding", "bias", "scale", "mean", "variance"]
 WEIGHT_KINDS = ("linear", "convolution", "embedding")
+VECTOR_KINDS = ("bias", "scale", "mean", "variance")
 
 
 @dataclass(frozen=True)
