@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from metanet.checkpoint import load
 from metanet.cli import main
 from metanet.space import WeightSpace
-from metanet.zoo import build_zoo, load_recipe
+from metanet.zoo import ModelZoo, build_zoo, load_recipe
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,14 @@ def test_info_as_json(folder, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["nets"] == 6
     assert sum(found["splits"].values()) == sum(found["spaces"].values()) == 6
+
+
+def test_info_counts_nets_that_are_in_no_split(folder, capsys, monkeypatch):
+    column = ModelZoo.column
+    outside = np.array(["train"] * 5 + ["none"])
+    monkeypatch.setattr(ModelZoo, "column", lambda zoo, name: outside if name == "split" else column(zoo, name))
+    assert main(["zoo", "info", folder]) == 0
+    assert "5 train, 1 none" in capsys.readouterr().out
 
 
 def test_export_carries_the_space(folder, tmp_path, capsys):
