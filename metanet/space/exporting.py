@@ -81,11 +81,11 @@ def export(module: nn.Module, example_inputs: Inputs) -> torch.export.ExportedPr
             program = torch.export.export(module, args, kwargs, strict=False)
             return program.run_decompositions(_decompositions())
     except Exception as error:  # torch.export raises many unrelated types
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SpaceError(
-            f"{type(module).__name__} could not be traced: torch.export failed with {type(error).__name__}: "
-            f"{reason[0]}. Check that module(*example_inputs) runs in eval mode and that its control flow does not "
-            f"depend on tensor values"
+            f"{type(module).__name__} could not be traced: torch.export failed with {type(error).__name__}: {reason}. "
+            f"Check that module(*example_inputs) runs in eval mode and that its control flow does not depend on tensor "
+            f"values"
         ) from error
 
 
