@@ -30,15 +30,19 @@ build_zoo(recipe, target.with_name("first"), workers=0)
 start = time.perf_counter()
 build_zoo(recipe, target.with_name("second"), workers=0)
 whole, rng = time.perf_counter() - start, random.Random(int(sys.argv[2]))
-for _ in range(8):
+found = []
+for kill in range(40):  # eight kills, and on with longer waits until they fell into different parts of the work
     child = os.fork()
     if child == 0:
         build_zoo(recipe, target, workers=0)
         os._exit(0)
-    time.sleep(rng.uniform(0, 0.3 * whole))
+    time.sleep(rng.uniform(0, 0.3 * whole * (1 + kill / 8)))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    print(len(list(target.parent.glob("zoo*/weights/*/*.safetensors"))), flush=True)
+    found.append(len(list(target.parent.glob("zoo*/weights/*/*.safetensors"))))
+    print(found[-1], flush=True)
+    if kill >= 7 and found[0] < found[-1]:
+        break
 """
 )
 
@@ -65,7 +69,7 @@ def test_killed_at_random_instants_goes_on_to_the_same_bytes(recipe, built, tmp_
     )
     assert done.returncode == 0, done.stderr
     shards = [int(line) for line in done.stdout.split()]
-    assert len(shards) == 8
+    assert len(shards) >= 8
     assert shards == sorted(shards)
     assert shards[0] < shards[-1]  # kills fell into the work, and no finished shard was lost
     build_zoo(recipe, tmp_path / "zoo", workers=0)
