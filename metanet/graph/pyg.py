@@ -24,6 +24,7 @@ def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:
     edge_taps        [E]          how many of them are real
     edge_kind        [E]          place in ``WEIGHT_KINDS``
     edge_depth       [E]          depth of the link
+    edge_block       [E]          which block of the layout
     x                [N, V]       unary parameters of each neuron (biases, scales, statistics), zero-padded
     x_kind           [N, V]       place in ``VECTOR_KINDS``, -1 where padded
     node_kind        [N]          place in ``NODE_KINDS``
@@ -42,8 +43,8 @@ def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:
     one = graph.select(slice(number, number + 1))
     layout = one.layout
     width = max((b.shape[3] for b in layout.blocks), default=1)
-    ends, weights, taps, kinds, depths = [], [], [], [], []
-    for block, values in zip(layout.blocks, one.blocks(), strict=True):
+    ends, weights, taps, kinds, depths, blocks = [], [], [], [], [], []
+    for number, (block, values) in enumerate(zip(layout.blocks, one.blocks(), strict=True)):
         index = edge_index(layout, block)
         flat = values[0].reshape(-1, block.shape[3])
         ends.append(index)
@@ -51,6 +52,7 @@ def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:
         taps.append(torch.full((index.shape[1],), block.shape[3]))
         kinds.append(torch.full((index.shape[1],), WEIGHT_KINDS.index(block.link.kind)))
         depths.append(torch.full((index.shape[1],), block.link.depth))
+        blocks.append(torch.full((index.shape[1],), number))
     x, x_kind = _node_parameters(one)
     return Data(
         x=x,
@@ -60,6 +62,7 @@ def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:
         edge_taps=_join(taps),
         edge_kind=_join(kinds),
         edge_depth=_join(depths),
+        edge_block=_join(blocks),
         node_kind=_per_node(layout, [NODE_KINDS.index(n.kind) for n in layout.nodes]),
         node_set=_per_node(layout, list(range(len(layout.nodes)))),
         depth=_per_node(layout, [n.depth for n in layout.nodes]),
