@@ -31,8 +31,8 @@ class Metanet(nn.Module):
     def build(self, spaces: Sequence[WeightSpace]) -> None:
         """Make the parameters that depend on the architecture, in the few metanets that have such.
 
-        Called before training, and before a checkpoint is loaded, with all spaces that the metanet is to read; a metanet
-        that was not built is built for the first graph it meets. Most metanets read every architecture: nothing is done.
+        Called before training, and before a checkpoint is loaded, with all spaces that the metanet is to read. A
+        metanet that was not built is built for the first graph it meets. Most read every architecture and do nothing.
 
         Args:
             spaces: At least one space.
@@ -51,8 +51,8 @@ class Metanet(nn.Module):
             ConfigError: The metanet has none.
         """
         raise ConfigError(
-            f"{type(self).__name__} gives no features of neurons, which a head per neuron or per weight needs. Choose a "
-            f"metanet that passes messages, such as metanet.models.EdgeStateMetanet"
+            f"{type(self).__name__} gives no features of neurons, which heads per neuron and per weight need. "
+            f"Choose a metanet that passes messages, such as metanet.models.EdgeStateMetanet"
         )
 
     @abstractmethod

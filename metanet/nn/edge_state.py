@@ -20,10 +20,10 @@ from metanet.nn.features import LINK_FEATURES, link_features
 
 
 class EdgeEmbedding(nn.Module):
-    """First state of every connection: ``m + V gelu(m + U link)``, ``m = sum_k c(x_k) asinh(w_k sqrt(fan_in)) / sqrt(K)``.
+    """First state of every connection: ``m + V gelu(m + U link)``.
 
-    The coefficients ``c`` are a network on the coordinates ``x_k`` of the kernel taps, so that kernels of any size share
-    parameters.
+    Here ``m = sum_k c(x_k) asinh(w_k sqrt(fan_in)) / sqrt(K)``; the coefficients ``c`` are a network on the coordinates
+    ``x_k`` of the kernel taps, so that kernels of any size share parameters.
 
     Args:
         width: Features d per connection.
