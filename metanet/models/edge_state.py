@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from metanet.graph import NeuronGraph
 from metanet.models.base import PooledMetanet
+from metanet.nn import NodeEmbedding
 from metanet.nn.edge_state import EdgeEmbedding, EdgeRound
-from metanet.nn.operator import NodeEmbedding
 
 
 class EdgeStateMetanet(PooledMetanet):
