@@ -89,8 +89,8 @@ class Label:
             starts = [sum(p.size for p in self.parts[:k]) for k in range(len(self.parts))]
             return torch.cat([i + s for i, s in zip(full, starts, strict=True)])
         index = torch.zeros(1, dtype=torch.long)
-        for i in full:
-            index = (index[:, None] * len(i) + i[None, :]).reshape(-1)
+        for p, i in zip(self.parts, full, strict=True):  # an index may also repeat entries, so sizes are the old ones
+            index = (index[:, None] * p.size + i[None, :]).reshape(-1)
         return index
 
     def pieces(self) -> list[tuple[Label, Sequence[int]]]:
