@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -28,32 +27,13 @@ from metanet.zoo.architecture import Architecture, SmallCNN
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.crew import make_shards
 from metanet.zoo.finish import write_table
+from metanet.zoo.progress import Progress
 from metanet.zoo.recipe import Recipe, load_recipe
 from metanet.zoo.shards import plan_shards
 from metanet.zoo.store import CARD, ModelZoo, read_zoo, shard_path
 from metanet.zoo.write import TEMPORARY, make_folder, sync_folder, write_file
 
 RECIPE = "recipe.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a build is: nets done (by an interrupted run before it too), in all, and trained in this run."""
-
-    done: int
-    total: int
-    trained: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Nets a second in this run."""
-        return self.trained / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float:
-        """Expected time to go; infinite while nothing is known."""
-        return (self.total - self.done) / self.rate if self.rate else float("inf")
 
 
 def build_zoo(

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from metanet.zoo.build import Progress
+from metanet.zoo.progress import Progress
 
 LINES = 20  # printed per build at most, when the output is no terminal
 

@@ -71,6 +71,11 @@ class ModelZoo:
         """Name of the zoo."""
         return str(self.card["name"])
 
+    @property
+    def unreadable(self) -> list[dict[str, str]]:
+        """Nets of the published zoo that an import left out: ``id`` and ``reason``."""
+        return list(self.card.get("unreadable", []))
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 

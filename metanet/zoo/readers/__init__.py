@@ -1,0 +1,9 @@
+"""Readers of published zoos, one format a module, registered by ``@zoo_reader``."""
+
+# importing a reader registers it
+from metanet.zoo.readers import (  # noqa: F401
+    small_cnn_zoo,
+)
+from metanet.zoo.readers.registry import Blueprint, Source, SourceNet, ZooFormat, zoo_formats, zoo_reader
+
+__all__ = ["Blueprint", "Source", "SourceNet", "ZooFormat", "zoo_formats", "zoo_reader"]
