@@ -13,12 +13,17 @@ if TYPE_CHECKING:
     from metanet.graph.layout import Block, Layout
     from metanet.graph.neuron_graph import NeuronGraph
 
+HOW = {
+    "trace": "traced from code",
+    "onnx": "traced from the file's graph",
+    "infer": "inferred from names and shapes",
+}
 SHOWN = 60  # rows of a table for people
 
 
 def graph(
     network: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="Checkpoint, or package.module:function.")],
-    input: Annotated[list[str] | None, typer.Option(help="Input shape of a module, as 1x3x224x224.")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="Input shape of a module or ONNX file: 1x3x224x224.")] = None,
     activation: Annotated[str | None, typer.Option(help="Nonlinearity, which a bare checkpoint does not tell.")] = None,
     plot: Annotated[str | None, typer.Option(help="Draw the graph to this .svg, .png or .pdf file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -92,7 +97,7 @@ def show(name: str, graph: NeuronGraph, summary: dict[str, Any]) -> None:
 
     console = Console()
     state = "certified" if summary["certified"] else "not certified"
-    how = {"trace": "traced from code", "infer": "inferred from names and shapes"}.get(summary["source"], "")
+    how = HOW.get(summary["source"], "")
     counts = (
         f"{summary['neurons']:,} neurons, {summary['connections']:,} connections, {summary['parameters']:,} parameters"
     )

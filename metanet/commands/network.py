@@ -30,7 +30,7 @@ class Network:
     Attributes:
         name: As the user gave it.
         graph: The neuron graph.
-        module: The module, None if the network came from a file.
+        module: The module, None if the network came from a file that holds no graph.
         inputs: Example inputs of the module.
     """
 
@@ -46,13 +46,14 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
     Args:
         name: Path of a checkpoint, or ``package.module:function`` where the function (or class) takes no arguments and
             returns a module. The current folder is searched first. A file is never executed.
-        inputs: Shape of each input of the module, such as ``1x3x224x224``; ``1x16:int`` for whole numbers.
+        inputs: Shape of each input of the module or ONNX file, such as ``1x3x224x224``; ``1x16:int`` for whole numbers.
         activation: Nonlinearity between the layers of a network without code.
 
     Raises:
         MetanetError: It is neither, cannot be imported or read, or its inputs are missing or malformed.
     """
-    from metanet.graph.build import build
+    from metanet.checkpoint import load
+    from metanet.graph.build import build, from_onnx
 
     if MODULE.fullmatch(name) and not Path(name).exists():
         if not inputs:
@@ -62,9 +63,15 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
         module, example = named_module(name), tuple(map(example_input, inputs))
         logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # the error says it in one line
         return Network(name, build(module, example), module, example)
+    checkpoint = load(name)
+    if checkpoint.format == "onnx":
+        given = tuple(map(example_input, inputs)) if inputs else None
+        return Network(name, *from_onnx(name, given))
     if inputs:
-        raise ConfigError(f"--input goes with a module named package.module:function; got the file '{name}'")
-    return Network(name, build(name, activation=activation))
+        raise ConfigError(
+            f"--input goes with a module named package.module:function, or with an ONNX file; got the file '{name}'"
+        )
+    return Network(name, build(checkpoint, activation=activation))
 
 
 def example_input(text: str) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metanet.commands.network import Network, find_network
-from metanet.errors import ConfigError
+from metanet.errors import ConfigError, SpaceError
 
 if TYPE_CHECKING:
     from metanet.space.labels import Axis
@@ -23,7 +23,7 @@ GAUGES = 12
 
 def symmetries(
     network: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="Checkpoint, or package.module:function.")],
-    input: Annotated[list[str] | None, typer.Option(help="Input shape of a module, as 1x3x224x224.")] = None,
+    input: Annotated[list[str] | None, typer.Option(help="Input shape of a module or ONNX file: 1x3x224x224.")] = None,
     certify: Annotated[bool | None, typer.Option(help="Check every axis on the module itself (default).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -34,8 +34,15 @@ def symmetries(
             f"'{network}' is a file: without code there is no function to certify. Name the module as "
             f"package.module:function with --input, or leave --certify out"
         )
-    certificate = None if certify is False or found.module is None else _certify(found)
+    certificate, refused = None, None
+    try:
+        certificate = None if certify is False or found.module is None else _certify(found)
+    except SpaceError as error:  # a file may hold a network whose outputs are not finite on random weights
+        if certify or found.graph.space.source != "onnx":
+            raise
+        refused = str(error)
     report = summarise(found.graph.space if certificate is None else certificate.space, certificate)
+    report["refused"] = refused
     if as_json:
         print(json.dumps({"network": network, **report}, indent=2))
     else:
@@ -91,6 +98,8 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
     console.print(f"permutation group: {report['group']}, of order 10^{report['log10_order']:.1f}", highlight=False)
     if report["worst_error"] is not None:
         console.print(f"largest change of the outputs under the group: {report['worst_error']:.1e}", highlight=False)
+    elif report["refused"]:
+        console.print(report["refused"], markup=False, highlight=False)
     elif not has_code:
         console.print("inferred or read from the file: only a module can be certified", highlight=False)
     table = Table("axis", title="Free axes", title_justify="left")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +13,9 @@ from metanet.checkpoint import Checkpoint, load
 from metanet.errors import GraphError, SpaceError
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.space import WeightSpace, trace
+from metanet.space.exporting import Inputs, arguments
 from metanet.space.infer import infer
+from metanet.space.onnx import OnnxModule, onnx_network
 from metanet.symmetry.move import check_state
 
 SPACE_KEY = "metanet.space"
@@ -26,13 +29,16 @@ def build(
 ) -> NeuronGraph:
     """The neuron graph of one network.
 
-    A module is traced. A file is read without running anything in it; if metanet exported it, it carries its space,
-    otherwise the space is inferred from names and shapes, as for a state dict, and is not certified.
+    A module is traced. A file is read without running anything in it; if metanet exported it, it carries its space. An
+    ONNX file holds its graph: the network is rebuilt from it, traced and certified like a module. Otherwise the space
+    is inferred from names and shapes, as for a state dict, and is not certified.
 
     Args:
         module_or_path_or_state_dict: The network: a module, the path of a checkpoint file, a loaded
             :class:`~metanet.checkpoint.Checkpoint`, or a state dict.
-        example_inputs: Input tensor or tuple of inputs of the module; needed for a module, meaningless otherwise.
+        example_inputs: Input tensor or tuple of inputs of the module; needed for a module. For an ONNX file they
+            replace the sizes that it leaves open (:func:`metanet.space.onnx.onnx_network` has the defaults).
+            Meaningless otherwise.
         activation: Name of the nonlinearity between the layers, which no state dict tells; for inferred spaces.
 
     Returns:
@@ -51,10 +57,14 @@ def build(
                 f"tuple of positional arguments, as in metanet.build(module, torch.zeros(1, 3, 224, 224))"
             )
         return _graph(trace(source, example_inputs), source.state_dict())
-    if example_inputs is not None:
-        raise GraphError(f"example_inputs go with a module; got a {type(source).__name__}. Leave them out")
     if isinstance(source, str | os.PathLike):
         source = load(source)
+    if isinstance(source, Checkpoint) and source.format == "onnx":
+        return from_onnx(source.path, example_inputs)[0]
+    if example_inputs is not None:
+        raise GraphError(
+            f"example_inputs go with a module or an ONNX file; got a {type(source).__name__}. Leave them out"
+        )
     if isinstance(source, Checkpoint):
         return from_checkpoint(source, activation)
     if isinstance(source, Mapping):
@@ -77,6 +87,26 @@ def from_checkpoint(checkpoint: Checkpoint, activation: str | None = None) -> Ne
         return _graph(space, checkpoint.tensors)
     except SpaceError as error:
         raise SpaceError(f"{checkpoint.path}: {error}") from None
+
+
+def from_onnx(
+    path: str | os.PathLike[str], example_inputs: Inputs | None = None
+) -> tuple[NeuronGraph, OnnxModule, tuple[Tensor, ...]]:
+    """The neuron graph of an ONNX file, the network that it was traced from, and the inputs that it was traced on.
+
+    The space is certified, unless the network gives no finite outputs on random weights: then it is as traced.
+
+    Raises:
+        CheckpointError: The file cannot be read.
+        SpaceError: An operator is not understood; the message names it and its node.
+    """
+    given = None if example_inputs is None else arguments(example_inputs)[0]
+    module, inputs = onnx_network(path, given)
+    try:
+        space = trace(module, inputs, certify=True)
+    except SpaceError:
+        space = trace(module, inputs)
+    return _graph(replace(space, source="onnx"), module.state_dict()), module, inputs
 
 
 def _graph(space: WeightSpace, state: Mapping[str, Tensor]) -> NeuronGraph:

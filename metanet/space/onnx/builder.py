@@ -1,0 +1,171 @@
+"""From the nodes of an ONNX graph to the operations of a network.
+
+Every node is run once: on the values themselves where they do not depend on the network's input, otherwise on the meta
+device, for shapes. Shapes, axes and indices thereby become plain numbers, whatever arithmetic the file uses to get
+them, and branches and loops are resolved. What remains is a list of operations on tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metanet.errors import SpaceError
+from metanet.space.onnx import operators  # noqa: F401  (importing the package registers the operators)
+from metanet.space.onnx.file import OnnxFile, attributes_of, label_of
+from metanet.space.onnx.module import Node, Ref
+from metanet.space.onnx.registry import Operator, Refused, lookup, settings
+from metanet.space.onnx.values import Given, Value, bind, examples, is_data, numbers_for_operands, weight
+
+Scope = dict[str, Given]
+
+
+class Builder:
+    """Collects the operations and weights of a network.
+
+    Args:
+        file: The file.
+        inputs: Example inputs by name, on the meta device.
+    """
+
+    def __init__(self, file: OnnxFile, inputs: Mapping[str, Tensor]) -> None:
+        self.file = file
+        self.count = len(inputs)
+        self.nodes: list[tuple[str, Node]] = []
+        self.weights: dict[str, Tensor] = {}
+        self.scope: Scope = {"": None}
+        self.scope |= {name: Value(x, Ref(number)) for number, (name, x) in enumerate(inputs.items())}
+
+    def graph(self, graph: Any, scope: Scope, where: str) -> list[Given]:
+        """Build a graph or subgraph, and return its outputs.
+
+        Raises:
+            SpaceError: A node cannot be built; the message names it.
+        """
+        scope = dict(scope)
+        for tensor in graph.initializer:
+            scope[tensor.name] = self.constant(tensor.name, where, self.file.tensor(tensor))
+        for index, node in enumerate(graph.node):
+            inside = f"{where}{'.' if where else ''}{node.name or f'{node.op_type}_{index}'}"
+            try:
+                results = self.node(node, scope, where, inside)
+            except Refused as reason:
+                raise SpaceError(
+                    f"{self.file.path}: cannot build node {label_of(node, index)}: {reason}. Export the network "
+                    f"without it, or trace its PyTorch module instead"
+                ) from None
+            scope |= dict(zip(node.output, results, strict=False))
+        return [scope[output.name] for output in graph.output]
+
+    def constant(self, name: str, where: str, tensor: Tensor) -> Value:
+        """A tensor of the file: a weight if it holds floating-point numbers."""
+        if not is_data(tensor):
+            return Value(tensor)
+        key = f"{where}.{name}" if name in self.weights and where else name
+        self.weights[key] = tensor
+        return weight(key, tensor)
+
+    def node(self, node: Any, scope: Scope, where: str, inside: str) -> Sequence[Given]:
+        """Build one node: what it yields."""
+        from metanet.space.onnx.control import CONTROL
+
+        found = attributes_of(node, self.file)
+        inputs = [_find(scope, name) for name in node.input]
+        if node.op_type == "Constant" and not node.domain:
+            return [self._constant_node(node, found, where)]
+        control = CONTROL.get(node.op_type) if not node.domain else None
+        if control is not None:
+            return control(self, found, inputs, scope, inside)
+        operator = lookup(node.domain, node.op_type)
+        if operator is None:
+            body = self.file.body(node, [None if v is None else v.example for v in inputs])
+            scope = {"": None, **dict(zip(body.inputs, [*inputs, *[None] * len(body.inputs)], strict=False))}
+            return self.graph(body.graph, scope, inside)
+        return self.call(operator, inputs, found, node.name or f"{node.op_type}_{len(self.nodes)}", list(node.output))
+
+    def call(
+        self, operator: Operator, inputs: Sequence[Given], found: dict[str, Any], name: str, outputs: Sequence[str]
+    ) -> list[Given]:
+        """Run an operator on what is known, and write it down if anything remains to be run.
+
+        Raises:
+            Refused: It cannot be run without the values of the network's input, or at all.
+        """
+        if operator.unpack is not None:
+            inputs = self._unpacked(operator, inputs, outputs)
+        bound = bind(operator, inputs, found)
+        values = [v for v in bound if isinstance(v, Value)]
+        live, meta = any(v.ref is not None for v in values), not all(v.known for v in values)
+        if live:
+            bound = numbers_for_operands(operator, bound)
+        given = examples(bound, meta)
+        told = settings(operator, found, self.file.opset, len(outputs))
+        results = _run(operator, given, told)
+        several = isinstance(results, tuple | list)
+        tensors = list(results) if several else [results]
+        if not live:
+            return [Value(t) for t in tensors]
+        if not meta and operator.materialise:
+            return [self._own(outputs[i], t) for i, t in enumerate(tensors)]
+        same = [next((v for v, g in zip(bound, given, strict=True) if g is t), None) for t in tensors]
+        if all(v is not None for v in same):
+            return same
+        first, self.count = self.count, self.count + len(tensors)
+        arguments = [(v.ref or v.example) if isinstance(v, Value) else v for v in bound]
+        self.nodes.append((name, Node(operator.function, arguments, told, first, len(tensors), several)))
+        constants = [not t.is_meta and (meta or not is_data(t)) for t in tensors]
+        return [
+            Value(t, None if c else Ref(first + i)) for i, (t, c) in enumerate(zip(tensors, constants, strict=True))
+        ]
+
+    def _constant_node(self, node: Any, found: dict[str, Any], where: str) -> Value:
+        (name, value), *_ = found.items()
+        if name == "value":
+            return self.constant(node.output[0], where, value)
+        if name not in ("value_float", "value_floats", "value_int", "value_ints"):
+            raise Refused(f"it holds a constant of the kind '{name}'")
+        return Value(torch.tensor(value, dtype=torch.float32 if "float" in name else torch.long))
+
+    def _own(self, name: str, tensor: Tensor) -> Value:
+        """A new weight: what a function of weights alone gives."""
+        while name in self.weights:
+            name += "'"
+        self.weights[name] = tensor
+        return weight(name, tensor)
+
+    def _unpacked(self, operator: Operator, inputs: Sequence[Given], outputs: Sequence[str]) -> list[Given]:
+        """The inputs of a recurrent layer with its weights in PyTorch's pieces, after lengths and states."""
+        kind = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}[operator.function.__name__]
+        pieces = operator.unpack(kind, [None if v is None else v.example for v in inputs])  # type: ignore[misc]
+        rest = [*inputs, *[None] * 8]
+        states = rest[5:7] if kind == "LSTM" else rest[5:6]
+        found = []
+        for position, suffix, tensor in pieces:
+            named = rest[position]
+            base = (named and named.weight) or f"{outputs[0]}.{'xWRB'[position]}"
+            self.weights[f"{base}.{suffix}"] = tensor
+            found.append(Value(tensor, Ref(f"{base}.{suffix}"), f"{base}.{suffix}"))
+        return [inputs[0], rest[4], *states, *found]
+
+
+def _find(scope: Scope, name: str) -> Given:
+    if name not in scope:
+        raise Refused(f"its input '{name}' is computed nowhere: the graph is damaged")
+    return scope[name]
+
+
+def _run(operator: Operator, given: Sequence[Any], told: dict[str, Any]) -> Any:
+    try:
+        with torch.no_grad():
+            return operator.function(*given, **told)
+    except Refused:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError, AttributeError, KeyError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        shapes = [list(g.shape) for g in given if isinstance(g, Tensor)]
+        if any(isinstance(g, Tensor) and g.is_meta for g in given) and "meta" in reason.lower():
+            raise Refused("its result depends on the values that the network is given, not on their shapes") from None
+        raise Refused(f"on inputs of the shapes {shapes} it fails ({reason})") from None

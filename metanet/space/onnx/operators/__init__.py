@@ -1,0 +1,15 @@
+"""ONNX operators in terms of torch. Importing this package registers all of them."""
+
+from metanet.space.onnx.operators import (
+    constants,
+    elementwise,
+    linear,
+    norms,
+    pooling,
+    recurrent,
+    reduction,
+    resize,
+    views,
+)
+
+__all__ = ["constants", "elementwise", "linear", "norms", "pooling", "recurrent", "reduction", "resize", "views"]
