@@ -16,10 +16,22 @@ if TYPE_CHECKING:
     from metanet.space import WeightSpace, trace
     from metanet.space.infer import infer
     from metanet.symmetry import certify
+    from metanet.zoo.catalogue import open_zoo
 
 __version__ = "0.1.0"
 
-__all__ = ["MetanetError", "NeuronGraph", "WeightSpace", "build", "certify", "infer", "load", "predict", "trace"]
+__all__ = [
+    "MetanetError",
+    "NeuronGraph",
+    "WeightSpace",
+    "build",
+    "certify",
+    "infer",
+    "load",
+    "open_zoo",
+    "predict",
+    "trace",
+]
 
 _HOMES = {
     "NeuronGraph": "metanet.graph.neuron_graph",
@@ -28,6 +40,7 @@ _HOMES = {
     "certify": "metanet.symmetry",
     "infer": "metanet.space.infer",
     "load": "metanet.checkpoint",
+    "open_zoo": "metanet.zoo.catalogue",
     "predict": "metanet.prediction",
     "trace": "metanet.space",
 }
