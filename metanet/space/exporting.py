@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
 
 from metanet.errors import SpaceError
 
@@ -66,20 +69,41 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             container.extend(content) if isinstance(container, list) else container.update(content)
 
 
-def export(module: nn.Module, example_inputs: Inputs) -> torch.export.ExportedProgram:
-    """The graph of a module in eval mode; weights are neither copied nor read, and may be on the meta device.
+@dataclass(frozen=True)
+class Program:
+    """A module as a flat graph.
+
+    Attributes:
+        graph: The operations.
+        sources: For every placeholder, what it is and the name of the tensor that it stands for.
+        constants: Tensors that are no entries of the state dict, by the names that sources give them.
+    """
+
+    graph: fx.Graph
+    sources: Mapping[fx.Node, tuple[InputKind, str | None]]
+    constants: Mapping[str, Any]
+
+    @property
+    def nodes(self) -> list[fx.Node]:
+        """The graph's nodes, in order."""
+        return list(self.graph.nodes)
+
+    def interpreter(self) -> fx.Interpreter:
+        """What runs the operations one by one."""
+        return fx.Interpreter(self.graph.owning_module or nn.Module(), graph=self.graph)
+
+
+def export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+    """The graph of a module in eval mode, by ``torch.export``.
 
     Raises:
         SpaceError: ``torch.export`` failed; the message carries its reason.
     """
-    args, kwargs = arguments(example_inputs)
-    if all(p.is_meta for p in module.parameters()):
-        args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
     try:
-        with evaluating(module), torch.no_grad(), warnings.catch_warnings():
+        with evaluating(module), torch.no_grad(), warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")  # torch.export warns of its own internals; failures raise
-            program = torch.export.export(module, args, kwargs, strict=False)
-            return program.run_decompositions(_decompositions())
+            program = torch.export.export(module, args, dict(kwargs), strict=False)
+            program = program.run_decompositions(decompositions())
     except Exception as error:  # torch.export raises many unrelated types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SpaceError(
@@ -87,13 +111,32 @@ def export(module: nn.Module, example_inputs: Inputs) -> torch.export.ExportedPr
             f"Check that module(*example_inputs) runs in eval mode and that its control flow does not depend on tensor "
             f"values"
         ) from error
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    starts = [n for n in program.graph.nodes if n.op == "placeholder"]
+    sources = {n: (specs[n.name].kind, specs[n.name].target) for n in starts}
+    return Program(program.graph, sources, program.constants)
 
 
-def _decompositions() -> dict[Any, Callable[..., Any]]:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch.export from logging the failures that it raises anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@functools.cache
+def decompositions() -> dict[Any, Callable[..., Any]]:
     """What torch.export decomposes by default, without the operations that have a rule of their own."""
-    table = torch.export.default_decompositions()
-    for name in KEPT:
-        packet = getattr(torch.ops.aten, name)
-        for overload in packet.overloads():
-            table.pop(getattr(packet, overload), None)
-    return table
+    table = dict(torch.export.default_decompositions().items())
+    return {operation: function for operation, function in table.items() if operation not in kept()}
+
+
+@functools.cache
+def kept() -> frozenset[Any]:
+    """All overloads of the operations with a rule of their own."""
+    packets = [getattr(torch.ops.aten, name) for name in KEPT]
+    return frozenset(getattr(packet, overload) for packet in packets for overload in packet.overloads())

@@ -1,4 +1,4 @@
-"""From an ``nn.Module`` to its weight space, by walking its exported graph once."""
+"""From an ``nn.Module`` to its weight space, by walking its graph once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch.export.graph_signature import InputKind
 
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
 from metanet.space.axes import Dim, leaves, settle
-from metanet.space.exporting import Inputs, export
+from metanet.space.exporting import Inputs, Program
 from metanet.space.gauge import infer_gauges
+from metanet.space.recording import capture
 from metanet.space.resolve import resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace
@@ -21,11 +22,11 @@ from metanet.space.weight_space import WeightSpace
 def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> WeightSpace:
     """Derive the weight space of a module from its computation.
 
-    The module is exported in eval mode to core ATen operations; a walk over them infers which dimensions of which
-    tensors share an axis. Parameters are not copied and may be on the meta device.
+    The module is run once without data, in eval mode, and its core ATen operations are recorded; a walk over them
+    infers which dimensions of which tensors share an axis. Parameters are not copied and may be on the meta device.
 
     Args:
-        module: Any network that ``torch.export`` accepts; its weights do not matter, only its structure.
+        module: Any network whose control flow ``torch.export`` accepts; its weights do not matter, only its structure.
         example_inputs: One tensor, the tuple of positional arguments or the mapping of keyword arguments. Their shapes
             become fixed axes.
         certify: Whether to check every claim on the module itself, and to freeze what fails. The operation whose rule
@@ -35,7 +36,7 @@ def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> W
         The space; its ``certified`` says whether it was checked.
 
     Raises:
-        SpaceError: The module cannot be exported (the message carries the reason that ``torch.export`` gave), or it
+        SpaceError: The module cannot be traced (the message carries the reason that ``torch.export`` gave), or it
             cannot be certified because its outputs are not finite.
     """
     graph = Traced.of(module, example_inputs)
@@ -48,22 +49,22 @@ def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> W
 
 @dataclass(frozen=True)
 class Traced:
-    """An exported module and what its tensors are.
+    """The graph of a module and what its tensors are.
 
     Attributes:
-        program: The exported graph.
+        program: The graph.
         aliases: For every tensor with several state-dict names, the other names.
         governed: State-dict names of the tensors whose dimensions are axes: parameters and norm statistics.
     """
 
-    program: torch.export.ExportedProgram
+    program: Program
     aliases: dict[str, tuple[str, ...]]
     governed: frozenset[str]
 
     @classmethod
     def of(cls, module: nn.Module, example_inputs: Inputs) -> Traced:
-        """Export a module."""
-        return cls(export(module, example_inputs), _aliases(module), _governed(module))
+        """Capture a module."""
+        return cls(capture(module, example_inputs), _aliases(module), _governed(module))
 
     def walk(self, distrusted: frozenset[str] = frozenset()) -> tuple[Walk, dict[fx.Node, Value]]:
         """Walk the graph: the finished walk, and the value of every placeholder.
@@ -73,7 +74,7 @@ class Traced:
         """
         walk = Walk(distrusted=distrusted)
         inputs = self._placeholders()
-        walk.run(list(self.program.graph.nodes), inputs)
+        walk.run(self.program.nodes, inputs)
         return walk, inputs
 
     def space(self, distrusted: frozenset[str] = frozenset()) -> WeightSpace:
@@ -90,19 +91,13 @@ class Traced:
             for dim, label in zip(owned[spec.name], spec.labels, strict=True)
             for atom, name in zip((a for a in leaves(dim) if a.size != 1), label.axes, strict=True)
         }
-        return replace(space, gauges=infer_gauges(walk, list(self.program.graph.nodes), names))
-
-    def sources(self) -> dict[fx.Node, tuple[InputKind, str | None]]:
-        """For every placeholder, what it is and the name of the tensor that it stands for."""
-        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
-        nodes = [n for n in self.program.graph.nodes if n.op == "placeholder"]
-        return {n: (specs[n.name].kind, specs[n.name].target) for n in nodes}
+        return replace(space, gauges=infer_gauges(walk, self.program.nodes, names))
 
     def _placeholders(self) -> dict[fx.Node, Value]:
         """The value of every graph input: free dims for parameters and norm statistics, frozen ones for all else."""
         values: dict[fx.Node, Value] = {}
         first: dict[str, Value] = {}  # by first name: tied parameters share their dims
-        for node, (kind, target) in self.sources().items():
+        for node, (kind, target) in self.program.sources.items():
             example: Any = node.meta.get("val")
             shape = tuple(int(s) for s in example.shape) if isinstance(example, Tensor) else ()
             if kind in (InputKind.PARAMETER, InputKind.BUFFER) and target in self.governed:

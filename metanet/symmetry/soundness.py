@@ -89,10 +89,9 @@ def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = 
     base = _inputs(graph, evaluation, state)
     if base is None:
         return None
-    module = graph.program.graph_module
-    left, right = fx.Interpreter(module), fx.Interpreter(module)
+    left, right = graph.program.interpreter(), graph.program.interpreter()
     with torch.no_grad(), double_precision(), torch.random.fork_rng():
-        for node in graph.program.graph.nodes:
+        for node in graph.program.nodes:
             if node.op == "output":
                 break
             if node.op == "placeholder":
@@ -142,7 +141,7 @@ def _inputs(graph: Traced, evaluation: Evaluation, state: dict[str, Tensor]) -> 
     """What every placeholder holds; None if the call's arguments do not match them."""
     supply = iter(pytree.tree_leaves((evaluation.args, evaluation.kwargs)))
     found: dict[fx.Node, Any] = {}
-    for node, (kind, target) in graph.sources().items():
+    for node, (kind, target) in graph.program.sources.items():
         if kind is InputKind.USER_INPUT:
             value = next(supply, None)
         else:
