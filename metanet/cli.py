@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import typer
 
+from metanet.commands.audit import audit
 from metanet.commands.graph import graph
 from metanet.commands.predict import predict
 from metanet.commands.symmetries import symmetries
@@ -29,6 +30,7 @@ def _group() -> None:
     """Learn from the weights of neural networks."""
 
 
+app.command()(audit)
 app.command()(graph)
 app.command()(predict)
 app.command()(symmetries)

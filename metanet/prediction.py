@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,27 +227,34 @@ class _Reader:
         )
 
 
-def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[float]:
-    """Predictions in float64, batches of one space at a time."""
+@contextmanager
+def double_precision(task: PropertyRegression) -> Iterator[None]:
+    """A task in float64, evaluation mode and without gradients, so that predictions do not depend on the batch."""
     dtypes = {name: t.dtype for name, t in task.state_dict(keep_vars=True).items()}
     training = task.training
-    values = [0.0] * len(graphs)
-    spaces = list(dict.fromkeys(graph.space for graph in graphs))
     try:
         task.double().eval()
         with torch.no_grad():
-            for space in spaces:
-                where = [i for i, graph in enumerate(graphs) if graph.space == space]
-                for start in range(0, len(where), BATCH):
-                    part = where[start : start + BATCH]
-                    names = space.tensor
-                    stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(task.mean) for n in names}
-                    for i, value in zip(part, task(NeuronGraph(space, stacked)).tolist(), strict=True):
-                        values[i] = value
+            yield
     finally:
         task.train(training)
         for name, tensor in task.state_dict(keep_vars=True).items():
             tensor.data = tensor.data.to(dtypes[name])
+
+
+def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[float]:
+    """Predictions in float64, batches of one space at a time."""
+    values = [0.0] * len(graphs)
+    spaces = list(dict.fromkeys(graph.space for graph in graphs))
+    with double_precision(task):
+        for space in spaces:
+            where = [i for i, graph in enumerate(graphs) if graph.space == space]
+            for start in range(0, len(where), BATCH):
+                part = where[start : start + BATCH]
+                names = space.tensor
+                stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(task.mean) for n in names}
+                for i, value in zip(part, task(NeuronGraph(space, stacked)).tolist(), strict=True):
+                    values[i] = value
     return values
 
 

@@ -6,6 +6,7 @@ import difflib
 import logging
 import re
 import shlex
+import statistics
 import sys
 import warnings
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from metanet.tasks.callbacks import (
     make_run_folder,
     run_folder,
 )
-from metanet.tasks.report import Report, statnn_predictions
+from metanet.tasks.report import Report, RunFacts, statnn_predictions
 from metanet.zoo.data import ZooDataModule
 
 RUNS = Path("runs")
@@ -150,11 +151,23 @@ class MetanetCLI(LightningCLI):
             true=self.model.true.double().numpy(),
             metanet=self.model.predicted.double().numpy(),
             statnn=statnn,
+            facts=self._facts(best),
         )
         files = [*report.write(self.folder), self.folder / CHECKPOINTS / Path(best).name]
         console = Console()
         console.print(report.table())
         console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
+
+    def _facts(self, best: str) -> RunFacts:
+        notes = next(c for c in self.trainer.callbacks if isinstance(c, RunNotes))  # type: ignore[attr-defined]
+        chosen = next(c for c in self.trainer.checkpoint_callbacks if c.best_model_path == best)  # type: ignore[attr-defined]
+        return RunFacts(
+            validation_tau=float(chosen.best_model_score),  # type: ignore[attr-defined]
+            epoch=int(torch.load(best, map_location="cpu", weights_only=True)["epoch"]),
+            epochs=self.trainer.current_epoch,
+            parameters=sum(p.numel() for p in self.model.metanet.parameters() if p.requires_grad),
+            seconds_per_epoch=statistics.median(notes.seconds) if notes.seconds else None,
+        )
 
 
 def main(args: ArgsType = None, run: bool = True) -> MetanetCLI:

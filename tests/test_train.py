@@ -79,7 +79,14 @@ def test_the_main_job(home, capsys):
     assert "StatNN" in out
     assert str(Path("runs/digits_accuracy/seed-3")) in out
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert list(metrics) == ["metanet", "statnn", "seed", "zoo"]
+    assert list(metrics) == ["metanet", "statnn", "seed", "zoo", "run"]
+    facts = metrics["run"]
+    with open(folder / "csv" / "version_0" / "metrics.csv") as file:
+        taus = [float(row["val_tau"]) for row in csv.DictReader(file) if row["val_tau"]]
+    assert facts["validation_tau"] == pytest.approx(max(taus), abs=1e-6)
+    assert (facts["epochs"], facts["epoch"]) == (2, taus.index(max(taus)))
+    assert facts["parameters"] == sum(p.numel() for p in cli.model.metanet.parameters())
+    assert facts["seconds_per_epoch"] > 0
     assert (metrics["seed"], metrics["zoo"]) == (3, "digits-cnn")
     assert all(list(metrics[name]) == ["tau", "r2", "mae"] for name in ("metanet", "statnn"))
     assert metrics["metanet"]["mae"] == pytest.approx(cli.model.test_scores.mae)

@@ -37,15 +37,29 @@ class EpochLines(Callback):
 
 
 class RunNotes(Callback):
-    """Says which nets a run reads and where it writes; keeps the spaces; says how to go on after an interrupt.
+    """Says which nets a run reads and where it writes, times its epochs, says how to go on after an interrupt.
 
     Args:
         folder: The run folder.
         resume: Command that goes on.
+
+    Attributes:
+        seconds: Of training, for every epoch of this process.
     """
 
     def __init__(self, folder: Path, resume: str) -> None:
         self.folder, self.resume = folder, resume
+        self.seconds: list[float] = []
+        self._start = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._start = time.perf_counter()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop it: validation ends every epoch of training."""
+        if trainer.state.fn == "fit":
+            self.seconds.append(time.perf_counter() - self._start)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the head lines."""

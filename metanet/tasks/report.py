@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,25 @@ from metanet.errors import ConfigError
 from metanet.models.statnn import StatNN
 from metanet.tasks.scores import Scores, score
 from metanet.zoo.data import ZooDataModule
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a comparison of runs needs besides test scores.
+
+    Attributes:
+        validation_tau: Best Kendall tau on the validation split, by which the checkpoint was chosen.
+        epoch: Epoch of that checkpoint, from 0.
+        epochs: Epochs trained.
+        parameters: Trainable parameters of the metanet.
+        seconds_per_epoch: Median time of training an epoch, without validation; None if this process trained none.
+    """
+
+    validation_tau: float
+    epoch: int
+    epochs: int
+    parameters: int
+    seconds_per_epoch: float | None
 
 
 @dataclass(frozen=True)
@@ -29,6 +48,7 @@ class Report:
         true: Targets, ``[N]``.
         metanet: Predictions of the metanet, ``[N]``.
         statnn: Predictions of StatNN, fitted on the same training nets, ``[N]``.
+        facts: How the run went.
     """
 
     zoo: str
@@ -38,6 +58,7 @@ class Report:
     true: np.ndarray
     metanet: np.ndarray
     statnn: np.ndarray
+    facts: RunFacts
 
     def scores(self) -> dict[str, Scores]:
         """Scores by model, ``metanet`` and ``statnn``."""
@@ -57,7 +78,12 @@ class Report:
     def write(self, folder: Path) -> list[Path]:
         """Write ``metrics.json``, ``predicted.png`` and ``predicted.svg``; return their paths."""
         content = {key: found.as_dict() for key, found in self.scores().items()}
-        text = json.dumps({**content, "seed": self.seed, "zoo": self.zoo}, indent=1, allow_nan=False) + "\n"
+        text = (
+            json.dumps(
+                {**content, "seed": self.seed, "zoo": self.zoo, "run": asdict(self.facts)}, indent=1, allow_nan=False
+            )
+            + "\n"
+        )
         files = [folder / "metrics.json", folder / "predicted.png", folder / "predicted.svg"]
         write_whole(files[0], text.encode())
         for file in files[1:]:

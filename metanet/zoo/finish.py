@@ -56,7 +56,7 @@ def write_table(recipe: Recipe, building: Path, shards: Sequence[tuple[Shard, We
     for _, _, path in shards:
         with open(path, "rb") as file:
             sums[path.relative_to(building).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-    files[CARD] = (json.dumps(_card(recipe, sums), indent=1) + "\n").encode()
+    files[CARD] = (json.dumps(_card(recipe, sums, shards), indent=1) + "\n").encode()
     for name in sorted(files, key=lambda name: name == TABLE):
         write_file(building / name, files[name])
 
@@ -82,7 +82,7 @@ def _parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
-def _card(recipe: Recipe, sums: dict[str, str]) -> dict[str, Any]:
+def _card(recipe: Recipe, sums: dict[str, str], shards: Sequence[tuple[Shard, WeightSpace, Path]]) -> dict[str, Any]:
     return {
         "format": 1,
         "name": recipe.name,
@@ -92,6 +92,7 @@ def _card(recipe: Recipe, sums: dict[str, str]) -> dict[str, Any]:
         "source": recipe.source,
         "nets": recipe.nets,
         "recipe": recipe.digest,
+        "architectures": {space.digest: shard.architecture.to_dict() for shard, space, _ in shards},
         "columns": {name: {"unit": unit, "meaning": text} for name, (_, unit, text) in SCHEMA.items()},
         "sha256": dict(sorted(sums.items())),
     }
