@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def audit(
         MetanetError: The run or the zoo cannot be read, or fewer than two nets are left.
     """
     task = run if isinstance(run, PropertyRegression) else load_run(run, trust)
-    opened = zoo if isinstance(zoo, ModelZoo) else open_zoo(zoo)
+    opened = zoo if isinstance(zoo, ModelZoo) else open_zoo(Path(zoo) if isinstance(zoo, os.PathLike) else zoo)
     graphs = _draw(opened, split, nets, seed)
     functions = {g.space.digest: function_of(opened, g.space) for g in graphs}
     claims = getattr(task.metanet, "claims", frozenset({"permutation"}))
