@@ -34,7 +34,7 @@ def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / "log.txt", "a") as log:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-        print(f"{model} seed {seed}: {'done' if code == 0 else f'failed, see {folder / "log.txt"}'}", flush=True)
+        print(f"{model} seed {seed}: " + ("done" if code == 0 else f"failed, see {folder}/log.txt"), flush=True)
     file = folder / "metrics.json"
     return json.loads(file.read_text()) if file.is_file() else None
 
@@ -94,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(wrong), file=sys.stderr)
         return 1
     rows.sort(key=lambda r: r["test tau"], reverse=True)
-    return report(f"{name}: {every[0]['zoo']}, mean ± deviation over seeds", [*rows, statnn(every)], wrong, options.json)
+    title = f"{name}: {every[0]['zoo']}, mean ± deviation over seeds"
+    return report(title, [*rows, statnn(every)], wrong, options.json)
 
 
 if __name__ == "__main__":
