@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module into eval mode for the duration, and leave it as it was: modes, and caches kept in attributes.
 
@@ -117,13 +118,14 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
     return Program(program.graph, sources, program.constants)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch.export from logging the failures that it raises anyway."""
+    """Keep torch.export from logging and printing the failures that it raises anyway."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.disable(before)
 
