@@ -26,6 +26,7 @@ from metanet.symmetry.move import check_state
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.progress import Progress
 from metanet.zoo.readers.registry import Blueprint, Source, SourceNet, ZooFormat, find_format
+from metanet.zoo.split import SPLITS, split_runs
 from metanet.zoo.store import ModelZoo, read_zoo, shard_path
 from metanet.zoo.write import make_folder, sync_folder, write_file, write_zoo
 
@@ -113,7 +114,11 @@ def _import(
         if not collector.rows:
             raise ZooError(_nothing(format, path, collector.unreadable))
         collector.flush()
-        write_zoo(folder, collector.spaces, collector.rows, _card(format, path, source, target, options, collector))
+        card = _card(format, path, source, target, options, collector)
+        if not {row["split"] for row in collector.rows} & set(SPLITS):
+            assign_splits(collector.rows)
+            card["notes"].append("split at random by run (70/15/15), for lack of a published one")
+        write_zoo(folder, collector.spaces, collector.rows, card)
         sync_folder(folder)
         os.replace(folder, target)
     finally:
@@ -191,6 +196,13 @@ class Collector:
                 space_of(net.blueprint) if net.blueprint is not None else infer(net.tensors, net.activation)
             )
         return self._known[key]
+
+
+def assign_splits(rows: list[dict[str, Any]]) -> None:
+    """Give nets without a published split one at random, by run; nets that diverged stay outside."""
+    usable = [row for row in rows if not row["diverged"]]
+    for row, split in zip(usable, split_runs([row["run"] for row in usable]), strict=True):
+        row["split"] = split
 
 
 def space_of(blueprint: Blueprint) -> WeightSpace:

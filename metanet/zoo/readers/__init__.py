@@ -3,6 +3,7 @@
 # importing a reader registers it
 from metanet.zoo.readers import (  # noqa: F401
     small_cnn_zoo,
+    stable_baselines3,
 )
 from metanet.zoo.readers.registry import Blueprint, Source, SourceNet, ZooFormat, zoo_formats, zoo_reader
 

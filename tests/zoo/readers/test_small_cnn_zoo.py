@@ -71,7 +71,14 @@ def test_labels_runs_and_divergence(folder, tmp_path):
         "l2reg": 1e-4, "step": 86, "test_accuracy": 0.05, "diverged": True,
     }  # fmt: skip
     assert zoo.column("diverged").sum() == 1
-    assert "no split was given" in zoo.card["notes"][0]
+
+
+def test_without_a_published_split_whole_runs_are_drawn(folder, tmp_path):
+    zoo = import_zoo("small-cnn-zoo", folder, tmp_path / "out")
+    assert "at random by run" in zoo.card["notes"][-1]
+    assert {s: len(zoo.rows(s)) for s in ("train", "validation", "test")} == {"train": 15, "validation": 4, "test": 4}
+    runs = [set(zoo.column("run")[zoo.rows(s)]) for s in ("train", "validation", "test")]
+    assert not runs[0] & runs[1] | runs[0] & runs[2] | runs[1] & runs[2]
 
 
 def test_the_split_of_nfn_takes_its_header_for_a_row(folder, tmp_path):
