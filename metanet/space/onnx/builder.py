@@ -36,6 +36,9 @@ class Builder:
         self.count = len(inputs)
         self.nodes: list[tuple[str, Node]] = []
         self.weights: dict[str, Tensor] = {}
+        self.joined: dict[
+            Ref | None, tuple[Value | None, bool]
+        ] = {}  # states of recurrent layers, and whether they are transposed
         self.scope: Scope = {"": None}
         self.scope |= {name: Value(x, Ref(number)) for number, (name, x) in enumerate(inputs.items())}
 
@@ -110,16 +113,38 @@ class Builder:
             return [Value(t) for t in tensors]
         if not meta and operator.materialise:
             return [self._own(outputs[i], t) for i, t in enumerate(tensors)]
+        rejoined = self._rejoined(operator, bound, tensors)
+        if rejoined is not None:
+            return rejoined
         same = [next((v for v, g in zip(bound, given, strict=True) if g is t), None) for t in tensors]
         if all(v is not None for v in same):
             return same
         first, self.count = self.count, self.count + len(tensors)
         arguments = [(v.ref or v.example) if isinstance(v, Value) else v for v in bound]
         self.nodes.append((name, Node(operator.function, arguments, told, first, len(tensors), several)))
-        constants = [not t.is_meta and (meta or not is_data(t)) for t in tensors]
-        return [
-            Value(t, None if c else Ref(first + i)) for i, (t, c) in enumerate(zip(tensors, constants, strict=True))
-        ]
+        refs = [None if not t.is_meta and (meta or not is_data(t)) else Ref(first + i) for i, t in enumerate(tensors)]
+        made: list[Given] = [Value(t, ref) for t, ref in zip(tensors, refs, strict=True)]
+        self._remember(operator, found, bound, made)
+        return made
+
+    def _rejoined(self, operator: Operator, bound: Sequence[Any], tensors: Sequence[Tensor]) -> list[Given] | None:
+        """The states of both directions side by side, where a file transposes and reshapes ONNX's layout to that.
+
+        In between, directions are a dimension, along which the neurons of one could not be told from the other's.
+        """
+        whole, turned = self.joined.get(_ref(bound), (None, False))
+        again = turned and operator.function.__name__ == "reshape"
+        return [whole] if again and whole is not None and tensors[0].shape == whole.example.shape else None
+
+    def _remember(
+        self, operator: Operator, found: Mapping[str, Any], bound: Sequence[Any], made: Sequence[Any]
+    ) -> None:
+        """Note down where states of both directions stand apart, as they come and transposed."""
+        whole, turned = self.joined.get(_ref(bound), (None, False))
+        if operator.unpack is not None and found.get("direction") == "bidirectional" and not found.get("layout"):
+            self.joined[made[0].ref] = made[-1], False
+        elif whole is not None and not turned and list(found.get("perm", ())) == [0, 2, 1, 3]:
+            self.joined[made[0].ref] = whole, True
 
     def _constant_node(self, node: Any, found: dict[str, Any], where: str) -> Value:
         (name, value), *_ = found.items()
@@ -141,7 +166,7 @@ class Builder:
         kind = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}[operator.function.__name__]
         pieces = operator.unpack(kind, [None if v is None else v.example for v in inputs])  # type: ignore[misc]
         rest = [*inputs, *[None] * 8]
-        states = rest[5:7] if kind == "LSTM" else rest[5:6]
+        states = [None if _zero(s) else s for s in (rest[5:7] if kind == "LSTM" else rest[5:6])]
         found = []
         for position, suffix, tensor in pieces:
             named = rest[position]
@@ -149,6 +174,15 @@ class Builder:
             self.weights[f"{base}.{suffix}"] = tensor
             found.append(Value(tensor, Ref(f"{base}.{suffix}"), f"{base}.{suffix}"))
         return [inputs[0], rest[4], *states, *found]
+
+
+def _zero(state: Given) -> bool:
+    """Whether a state is zero from the start: then it is no weight."""
+    return state is not None and state.known and not state.example.any()
+
+
+def _ref(bound: Sequence[Any]) -> Ref | None:
+    return bound[0].ref if bound and isinstance(bound[0], Value) else None
 
 
 def _find(scope: Scope, name: str) -> Given:

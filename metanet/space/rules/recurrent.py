@@ -13,6 +13,8 @@ from metanet.space.rules.elementwise import UNIFORM
 from metanet.space.rules.registry import rule
 from metanet.space.walk import Value, Walk
 
+COPIES = ("alias", "detach", "clone", "expand", "contiguous", "_to_copy", "lift_fresh", "unsqueeze", "permute")
+
 
 @rule("lstm")
 def lstm(walk: Walk, node: fx.Node, x: Value, state: Sequence[Value], *args: Any) -> Any:
@@ -94,13 +96,22 @@ def _cell(walk: Walk, node: fx.Node, x: Value, weights: Sequence[Value], biases:
     return Value((*x.dims[:2], out), None, depth, frozenset()), hidden
 
 
+def _uniform(given: Any) -> bool:
+    """Whether all entries of a value are equal by the way it is made."""
+    while isinstance(given, fx.Node) and given.op == "call_function":
+        name = operation_name(given).removeprefix("aten.")
+        if name not in COPIES:
+            return name in UNIFORM
+        given = given.args[0]
+    return False
+
+
 def _state(
     walk: Walk, node: fx.Node, number: int, state: Value, dims: Sequence[Dim], batch: Dim, value: Value
 ) -> Value:
     """The last state ``[layers * directions, batch, hidden]``; layers share an axis only where states are used."""
     given = node.args[1][number] if isinstance(node.args[1], list | tuple) else node.args[1]
-    name = operation_name(given) if isinstance(given, fx.Node) and given.op == "call_function" else ""
-    if name.removeprefix("aten.") not in UNIFORM:
+    if not _uniform(given):
         walk.freeze(node, state.dims[0])
         unify(state.dims[1], batch, walk.where(node))
         for dim in dims:

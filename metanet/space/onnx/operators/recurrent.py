@@ -73,7 +73,7 @@ def _check(
 def _run(
     function: Any, x: Tensor, states: Sequence[Tensor | None], weights: Sequence[Tensor], direction: str, layout: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """All states and the last ones, in ONNX's layout."""
+    """All states and the last ones in ONNX's layout, then all states as PyTorch has them, ``[T, B, directions H]``."""
     directions = 2 if direction == "bidirectional" else 1
     hidden = weights[1].shape[1]
     x = x.transpose(0, 1) if layout else x
@@ -84,10 +84,10 @@ def _run(
     carried = tuple(given) if len(given) > 1 else given[0]
     y, *last = function(x, carried, list(weights), biases, 1, 0.0, False, directions == 2, False)
     y = y.flip(0) if direction == "reverse" else y
-    y = y.reshape(*y.shape[:2], directions, hidden)
+    apart = y.reshape(*y.shape[:2], directions, hidden)
     if layout:
-        return (y.transpose(0, 1), *(s.transpose(0, 1) for s in last))
-    return (y.permute(0, 2, 1, 3), *last)
+        return (apart.transpose(0, 1), *(s.transpose(0, 1) for s in last), y)
+    return (apart.permute(0, 2, 1, 3), *last, y)
 
 
 @operator("LSTM", unpack=unpack)
