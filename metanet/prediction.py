@@ -36,6 +36,7 @@ class Prediction:
         space: What the net's tensors were read as.
         trained_on: Whether the metanet was trained on nets of this space.
         note: How the space was found.
+        deviation: Standard deviation of the prediction, where the metanet was trained to give one.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Prediction:
     space: WeightSpace
     trained_on: bool
     note: str
+    deviation: float | None = None
 
 
 def predict(
@@ -92,8 +94,8 @@ def predict(
     values = _values(task, [graph for _, _, graph in rows])
     known = reader.known
     return [
-        Prediction(name, value, task.target, graph.space, graph.space.digest in known, note)
-        for (name, note, graph), value in zip(rows, values, strict=True)
+        Prediction(name, value, task.target, graph.space, graph.space.digest in known, note, deviation)
+        for (name, note, graph), (value, deviation) in zip(rows, values, strict=True)
     ]
 
 
@@ -242,9 +244,9 @@ def double_precision(task: PropertyRegression) -> Iterator[None]:
             tensor.data = tensor.data.to(dtypes[name])
 
 
-def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[float]:
-    """Predictions in float64, batches of one space at a time."""
-    values = [0.0] * len(graphs)
+def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[tuple[float, float | None]]:
+    """Predictions and their deviations in float64, batches of one space at a time."""
+    values: list[tuple[float, float | None]] = [(0.0, None)] * len(graphs)
     spaces = list(dict.fromkeys(graph.space for graph in graphs))
     with double_precision(task):
         for space in spaces:
@@ -253,8 +255,10 @@ def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[flo
                 part = where[start : start + BATCH]
                 names = space.tensor
                 stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(task.mean) for n in names}
-                for i, value in zip(part, task(NeuronGraph(space, stacked)).tolist(), strict=True):
-                    values[i] = value
+                found, deviation = task.with_deviation(NeuronGraph(space, stacked))
+                unsure = [None] * len(part) if deviation is None else deviation.tolist()
+                for i, pair in zip(part, zip(found.tolist(), unsure, strict=True), strict=True):
+                    values[i] = pair
     return values
 
 

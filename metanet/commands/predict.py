@@ -61,6 +61,7 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
         "file": prediction.source,
         "target": prediction.target,
         "predicted": prediction.value,
+        "deviation": prediction.deviation,
         "space": prediction.space.digest,
         "trained_on": prediction.trained_on,
         "note": prediction.note,
@@ -81,7 +82,8 @@ def show(predictions: list[Prediction]) -> None:
     for p in predictions:
         kind = f"{activations(p.space) or '?'}, {p.space.parameters:,} parameters, {p.space.digest[:8]}"
         note = p.note if p.trained_on else f"{p.note}; not trained on this architecture"
-        table.add_row(p.source, f"{p.value:.4f}", kind, note)
+        unsure = "" if p.deviation is None else f" ± {p.deviation:.4f}"
+        table.add_row(p.source, f"{p.value:.4f}{unsure}", kind, note)
     Console().print(table)
 
 

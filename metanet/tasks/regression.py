@@ -31,11 +31,12 @@ class PropertyRegression(pl.LightningModule):
     target's own unit. A checkpoint also names the weight spaces it was trained on.
 
     Args:
-        metanet: The metanet, with one output.
+        metanet: The metanet, with one output; with two, mean and log-variance, for ``gaussian``.
         target: Label that it predicts; set by the data module.
         optimizer: Optimiser, given the parameters.
         loss: ``mse`` or ``huber`` on the standardised target; ``bce``, cross-entropy with the target as a probability,
-            for targets in [0, 1], predicts between 0 and 1.
+            for targets in [0, 1], predicts between 0 and 1; ``gaussian``, the negative log-likelihood of a normal
+            distribution whose mean and variance the metanet predicts (Nix and Weigend 1994), for an uncertainty.
         noise: Gaussian noise on the weights during training, in units of each tensor's standard deviation within its
             net: nets close by do about as well, so this keeps the metanet from learning nets by heart.
         warmup: Share of all steps during which the learning rate rises linearly; a half cosine to zero follows. Without
@@ -50,7 +51,7 @@ class PropertyRegression(pl.LightningModule):
         metanet: Metanet,
         target: str = "test_accuracy",
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        loss: Literal["mse", "huber", "bce"] = "mse",
+        loss: Literal["mse", "huber", "bce", "gaussian"] = "mse",
         noise: float = 0.0,
         warmup: float = 0.05,
     ) -> None:
@@ -62,8 +63,10 @@ class PropertyRegression(pl.LightningModule):
             raise ConfigError(f"model.warmup: got {warmup}. Accepted: a share of the steps, 0 <= warmup < 1.")
         if not noise >= 0:
             raise ConfigError(f"model.noise: got {noise}. Accepted: a number >= 0.")
-        if metanet.out_features != 1:
-            raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: 1, one number a net.")
+        wanted = 2 if loss == "gaussian" else 1
+        if metanet.out_features != wanted:
+            meaning = "mean and log-variance, for the loss gaussian" if wanted == 2 else "one number a net"
+            raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: {wanted}, {meaning}.")
         self.metanet, self.target, self.optimizer = metanet, target, optimizer
         self.loss, self.noise, self.warmup = loss, noise, warmup
         self.register_buffer("mean", torch.tensor(0.0))
@@ -93,26 +96,36 @@ class PropertyRegression(pl.LightningModule):
 
     def forward(self, graph: NeuronGraph) -> Tensor:
         """Predictions in the target's unit, ``[B]``."""
-        return self._decode(self.metanet(graph).squeeze(-1))
+        return self._decode(self.metanet(graph))
+
+    def with_deviation(self, graph: NeuronGraph) -> tuple[Tensor, Tensor | None]:
+        """Predictions ``[B]``, and their standard deviations if the loss is ``gaussian``, in the target's unit."""
+        raw = self.metanet(graph)
+        deviation = torch.exp(0.5 * _log_variance(raw)) * self.std.to(raw) if self.loss == "gaussian" else None
+        return self._decode(raw), deviation
 
     def _decode(self, raw: Tensor) -> Tensor:
+        value = raw[:, 0]
         if self.loss == "bce":
-            return torch.sigmoid(raw + torch.logit(self.mean.to(raw), eps=1e-3))
-        return raw * self.std.to(raw) + self.mean.to(raw)
+            return torch.sigmoid(value + torch.logit(self.mean.to(raw), eps=1e-3))
+        return value * self.std.to(raw) + self.mean.to(raw)
 
     def _loss(self, raw: Tensor, targets: Tensor) -> Tensor:
+        value = raw[:, 0]
         if self.loss == "bce":
-            shifted = raw + torch.logit(self.mean.to(raw), eps=1e-3)
+            shifted = value + torch.logit(self.mean.to(raw), eps=1e-3)
             return functional.binary_cross_entropy_with_logits(shifted, targets)
         wanted = (targets - self.mean.to(raw)) / self.std.to(raw)
-        return functional.mse_loss(raw, wanted) if self.loss == "mse" else functional.huber_loss(raw, wanted)
+        if self.loss == "gaussian":
+            return functional.gaussian_nll_loss(value, wanted, torch.exp(_log_variance(raw)))
+        return functional.mse_loss(value, wanted) if self.loss == "mse" else functional.huber_loss(value, wanted)
 
     def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
         graph = batch.graph
         if self.noise > 0:  # drawn anew from the seed and the step, so that a resumed run goes on as if uninterrupted
             graph = jitter(graph, self.noise, (torch.initial_seed() + self.global_step) % 2**63)
-        loss = self._loss(self.metanet(graph).squeeze(-1), batch.targets)
+        loss = self._loss(self.metanet(graph), batch.targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
         return loss
 
@@ -125,7 +138,7 @@ class PropertyRegression(pl.LightningModule):
         self._collect(batch, "test_loss")
 
     def _collect(self, batch: ZooBatch, name: str) -> None:
-        raw = self.metanet(batch.graph).squeeze(-1)
+        raw = self.metanet(batch.graph)
         self.log(name, self._loss(raw, batch.targets), batch_size=len(batch.targets))
         self._seen.append((self._decode(raw).detach().cpu(), batch.targets.cpu()))
 
@@ -167,6 +180,11 @@ class PropertyRegression(pl.LightningModule):
                 f"no checkpoint of a metanet run: got no '{SPACES}' in it. Give a file that fit wrote."
             )
         self.spaces = [WeightSpace.from_json(text) for text in checkpoint[SPACES]]
+
+
+def _log_variance(raw: Tensor) -> Tensor:
+    """The second output, kept where neither the variance nor its inverse overflows."""
+    return raw[:, 1].clamp(-10, 10)
 
 
 def rate_factor(step: int, steps: float, warmup: float) -> float:

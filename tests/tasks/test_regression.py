@@ -88,10 +88,11 @@ def test_validation_scores_are_of_the_whole_split_not_of_batches(data):
     assert float(run.callback_metrics["val_mae"]) == pytest.approx(score(predicted, true).mae, abs=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["mse", "huber", "bce"])
+@pytest.mark.parametrize("loss", ["mse", "huber", "bce", "gaussian"])
 def test_every_loss_trains_and_predicts_in_the_unit_of_the_target(data, loss):
     torch.manual_seed(0)
-    task = PropertyRegression(Moments(), loss=loss, optimizer=partial(torch.optim.Adam, lr=0.03))
+    metanet = Moments(2 if loss == "gaussian" else 1)
+    task = PropertyRegression(metanet, loss=loss, optimizer=partial(torch.optim.Adam, lr=0.03))
     run = trainer(max_epochs=1, limit_train_batches=1)
     run.fit(task, data)
     first = float(run.callback_metrics["val_mae"])
@@ -111,20 +112,40 @@ def test_losses_are_those_of_the_formulas(data):
     data.setup()
     batch: ZooBatch = next(iter(data.val_dataloader()))
     mean, std = 0.4, 0.2
-    raw = torch.randn(len(batch.targets))
-    found = {}
-    for loss in ("mse", "huber", "bce"):
-        task = PropertyRegression(Moments(), loss=loss)
+    outputs = torch.randn(len(batch.targets), 2)
+    raw, found = outputs[:, 0], {}
+    for loss in ("mse", "huber", "bce", "gaussian"):
+        task = PropertyRegression(Moments(2 if loss == "gaussian" else 1), loss=loss)
         task.mean.fill_(mean)
         task.std.fill_(std)
-        found[loss] = float(task._loss(raw, batch.targets))
+        found[loss] = float(task._loss(outputs if loss == "gaussian" else outputs[:, :1], batch.targets))
     z = (batch.targets - mean) / std - raw
     p = torch.sigmoid(raw + math.log(mean / (1 - mean)))
     y = batch.targets
     huber = torch.where(z.abs() < 1, z**2 / 2, z.abs() - 0.5)
     assert found["mse"] == pytest.approx(float((z**2).mean()), rel=1e-5)
     assert found["huber"] == pytest.approx(float(huber.mean()), rel=1e-5)
+    normal = torch.distributions.Normal(raw, torch.exp(outputs[:, 1] / 2))
+    likelihood = -normal.log_prob((y - mean) / std) - math.log(2 * math.pi) / 2
+    assert found["gaussian"] == pytest.approx(float(likelihood.mean()), rel=1e-4)
     assert found["bce"] == pytest.approx(float(-(y * p.log() + (1 - y) * (1 - p).log()).mean()), rel=1e-4)
+
+
+def test_a_gaussian_learns_where_it_errs(data):
+    """Deviations are in the target's unit, and about as large as the errors that the metanet makes."""
+    torch.manual_seed(0)
+    task = PropertyRegression(Moments(2), loss="gaussian", optimizer=partial(torch.optim.Adam, lr=0.03))
+    trainer(max_epochs=60).fit(task, data)
+    with torch.no_grad():
+        found = [(*task.with_deviation(b.graph), b.targets) for b in data.train_dataloader()]
+    predicted, deviation, true = (torch.cat(parts) for parts in zip(*found, strict=True))
+    ratio = ((predicted - true) / deviation).square().mean().sqrt()
+    assert 0.5 < float(ratio) < 2
+    assert PropertyRegression(Moments()).with_deviation(found_graph(data))[1] is None
+
+
+def found_graph(data):
+    return next(iter(data.val_dataloader())).graph
 
 
 def test_rate_rises_then_falls_to_zero():
