@@ -1,46 +1,41 @@
-"""Build a zoo from a recipe: resumable, exclusive, the same bytes every time.
+"""Build a zoo from a recipe: resumable, exclusive, the same bytes every time; whole or in parts.
 
-Shards are written to ``<path>.building``, each whole or not at all; when all are there, spaces, card and table follow
-and the folder is renamed to ``<path>``. A folder of that name is therefore always a complete zoo, and a build that is
-killed at any instant goes on from its finished shards. Only this process writes; a lock file beside the zoo, held by
-the operating system and so released when its holder dies, keeps two builds of one zoo apart.
+Only this process writes (:mod:`metanet.zoo.building`); shards come from worker processes (:mod:`metanet.zoo.crew`) or
+from a Ray cluster (:mod:`metanet.zoo.ray`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import filelock
-import numpy as np
 import torch
 
 from metanet.errors import ZooError
-from metanet.space import WeightSpace, trace
-from metanet.symmetry import certify
-from metanet.zoo.architecture import Architecture, SmallCNN
+from metanet.zoo.building import Building, check_recipe, note_of, only_one
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.crew import make_shards
-from metanet.zoo.finish import write_table
+from metanet.zoo.images import prepare_images
+from metanet.zoo.merge import check_part, is_part, part_name, write_part
 from metanet.zoo.progress import Progress
 from metanet.zoo.recipe import Recipe, load_recipe
-from metanet.zoo.shards import plan_shards
-from metanet.zoo.store import CARD, ModelZoo, read_zoo, shard_path
-from metanet.zoo.write import TEMPORARY, make_folder, sync_folder, write_file
+from metanet.zoo.shards import Job, Shard, plan_shards
+from metanet.zoo.store import CARD, ModelZoo, read_zoo
 
-RECIPE = "recipe.json"
+Report = Callable[[Progress], None]
 
 
 def build_zoo(
     recipe: Recipe | str | Path,
     path: Path | str | None = None,
     workers: int | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Report | None = None,
+    *,
+    device: str = "cpu",
+    images: str | Path | None = None,
+    ray: str | None = None,
 ) -> ModelZoo:
     """Build a zoo, or go on with an interrupted build, or open it if it is there.
 
@@ -48,7 +43,10 @@ def build_zoo(
         recipe: A recipe, the name of one in ``datasets/``, or a YAML file.
         path: Folder of the zoo; default ``<data folder>/zoos/<recipe name>``.
         workers: Processes, each of one thread; default one a core. 0 builds in this process. The zoo is the same.
-        progress: Called whenever some nets are finished.
+        progress: Called at the start of the work and whenever some nets are finished.
+        device: Where to train, as PyTorch names it. Other devices than ``cpu`` round differently.
+        images: Folder of images (:func:`metanet.zoo.sources.fetch_images`).
+        ray: Address of a Ray cluster that makes the shards instead of worker processes; ``local`` starts one here.
 
     Returns:
         The opened zoo.
@@ -58,79 +56,109 @@ def build_zoo(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     target = Path(path) if path is not None else zoos_folder() / recipe.name
-    make_folder(target.parent)
-    lock = filelock.FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        with lock.acquire(timeout=0):
-            if not (target / CARD).is_file():
-                _build(recipe, target, _cores() if workers is None else workers, progress or (lambda _: None))
-    except filelock.Timeout:
-        raise ZooError(
-            f"Another process is building {target}. Wait until it has finished; if it dies, the build can be resumed."
-        ) from None
+    with only_one(target):
+        if not (target / CARD).is_file():
+            shards = plan_shards(recipe)
+            building = Building(target, note_of(recipe, _checked(device)))
+            job = Job(recipe, device, str(images) if images is not None else None)
+            _make(building, job, shards, workers, progress or (lambda _: None), ray)
+            building.finish_zoo(recipe, shards)
     zoo = read_zoo(target)
     check_recipe(zoo, recipe)
     return zoo
 
 
-def check_recipe(zoo: ModelZoo, recipe: Recipe) -> None:
-    """Refuse a zoo that another recipe made.
+def build_part(
+    recipe: Recipe | str | Path,
+    part: tuple[int, int],
+    path: Path | str | None = None,
+    workers: int | None = None,
+    progress: Report | None = None,
+    *,
+    device: str = "cpu",
+    images: str | Path | None = None,
+    ray: str | None = None,
+) -> Path:
+    """Build a part of a zoo, to be merged with the others by :func:`metanet.zoo.merge_zoos`.
+
+    Parts are independent: they may be built at once, by processes that share a folder or by machines that share none.
+
+    Args:
+        recipe: As for :func:`build_zoo`.
+        part: Number of the part, from 1, and how many parts there are; part i has shards i, i + n, i + 2n, ...
+        path: Folder of the part; default ``<data folder>/zoos/<recipe name>.part-<i>-of-<n>``.
+        workers: As for :func:`build_zoo`, like the rest.
+        progress: With the nets of this part.
+        device: As for :func:`build_zoo`.
+        images: As for :func:`build_zoo`.
+        ray: As for :func:`build_zoo`.
+
+    Returns:
+        The folder.
 
     Raises:
-        ZooError: It was.
+        ZooError: As for :func:`build_zoo`, or there is no such part.
     """
-    if zoo.card.get("recipe") != recipe.digest:
-        raise ZooError(
-            f"{zoo.path} holds a zoo of another recipe (got digest {str(zoo.card.get('recipe'))[:12]}, this one is "
-            f"{recipe.digest[:12]}). Delete that folder to build it anew, or choose another path or METANET_DATA."
-        )
+    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    check_part(part)
+    target = Path(path) if path is not None else zoos_folder() / part_name(recipe.name, part)
+    note = note_of(recipe, _checked(device))
+    with only_one(target):
+        if not is_part(target, note, part):
+            shards = plan_shards(recipe)[part[0] - 1 :: part[1]]
+            building = Building(target, note | {"part": list(part)})
+            job = Job(recipe, device, str(images) if images is not None else None)
+            _make(building, job, shards, workers, progress or (lambda _: None), ray)
+            write_part(building.folder, building.shards())
+            building.rename()
+    return target
 
 
-def _build(recipe: Recipe, target: Path, workers: int, progress: Callable[[Progress], None]) -> None:
-    building = target.with_name(target.name + ".building")
-    _prepare(building, recipe)
-    shards = plan_shards(recipe)
-    spaces = [space_of(shard.architecture) for shard in shards]
-    files = [shard_path(building, spaces[i].digest, shard.number) for i, shard in enumerate(shards)]
-    missing = [i for i, file in enumerate(files) if not file.is_file()]
-    start, before = time.perf_counter(), sum(len(s.plans) for i, s in enumerate(shards) if i not in set(missing))
-    trained = 0
+def _make(
+    building: Building, job: Job, shards: Sequence[Shard], workers: int | None, progress: Report, ray: str | None
+) -> None:
+    """Make the shards that are not there yet."""
+    prepare_images(job.recipe.source, job.images)  # here, so that workers do not all download them
+    there = building.shards()
+    missing = [shard.number for shard in shards if shard.number not in there]
+    total = sum(len(shard.plans) for shard in shards)
+    before = sum(len(shard.plans) for shard in shards if shard.number in there)
+    start, trained = time.perf_counter(), 0
 
     def count(nets: int) -> None:
         nonlocal trained
         trained += nets
-        progress(Progress(before + trained, recipe.nets, trained, time.perf_counter() - start))
+        progress(Progress(before + trained, total, trained, time.perf_counter() - start))
 
-    for position, content in make_shards(recipe, missing, workers, count):
-        write_file(files[position], content)
-    write_table(recipe, building, list(zip(shards, spaces, files, strict=True)))
-    sync_folder(building)
+    if missing:
+        count(0)
+    if ray is None:
+        count_workers = _workers(job.device) if workers is None else workers
+        made = make_shards(job, missing, count_workers, count)
+    else:
+        from metanet.zoo.ray import make_shards_on_ray  # Ray is an extra
+
+        made = make_shards_on_ray(job, missing, ray, workers, count)
+    for number, shard in made:
+        building.add(number, shard)
+
+
+def _checked(device: str) -> str:
+    """Return a device that is there.
+
+    Raises:
+        ZooError: It is not.
+    """
     try:
-        os.replace(building, target)
-    except OSError as error:
-        raise ZooError(f"Cannot rename {building} to {target}: {error}. Move what is at {target} away.") from error
-    sync_folder(target.parent)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # PyTorch asserts that it was built with CUDA
+        reason = str(error).splitlines()[0]
+        raise ZooError(f"Cannot train on device {device!r}: {reason}. Accepted: cpu, or a GPU that is here.") from error
+    return device
 
 
-def _prepare(building: Path, recipe: Recipe) -> None:
-    """Make the folder of a build, without the leftovers of a killed one or the shards of another recipe or version."""
-    made_with = {"torch": torch.__version__, "numpy": np.__version__}
-    text = json.dumps({"recipe": recipe.to_dict(), "digest": recipe.digest, "made_with": made_with}, indent=1) + "\n"
-    note = building / RECIPE
-    if building.exists() and (not note.is_file() or note.read_text(encoding="utf-8") != text):
-        shutil.rmtree(building)
-    make_folder(building)
-    for leftover in building.rglob(f"*{TEMPORARY}"):
-        leftover.unlink()
-    write_file(note, text.encode())
-
-
-@cache
-def space_of(architecture: Architecture) -> WeightSpace:
-    """Derive and certify the weight space of a resolved architecture."""
-    module, example = SmallCNN(architecture).eval(), torch.zeros(1, *architecture.input)
-    return certify(module, trace(module, example), example).space
-
-
-def _cores() -> int:
+def _workers(device: str) -> int:
+    """One process a core; a GPU is kept busy by one."""
+    if torch.device(device).type != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -21,21 +21,21 @@ from typing import IO, BinaryIO, cast
 import torch
 
 from metanet.errors import ZooError
-from metanet.zoo.recipe import Recipe
-from metanet.zoo.shards import make_shard, plan_shards
+from metanet.space import WeightSpace
+from metanet.zoo.shards import Job, Made, make_shard, plan_shards
 from metanet.zoo.worker import ERROR, PROGRESS, SHARD, receive
 
 LOST = b"L"
 
 
 def make_shards(
-    recipe: Recipe, positions: Sequence[int], workers: int, progress: Callable[[int], None]
-) -> Iterator[tuple[int, bytes]]:
-    """Yield position and file content of shards.
+    job: Job, numbers: Sequence[int], workers: int, progress: Callable[[int], None]
+) -> Iterator[tuple[int, Made]]:
+    """Yield shards with their numbers.
 
     Args:
-        recipe: The recipe.
-        positions: Which of :func:`metanet.zoo.shards.plan_shards`.
+        job: The recipe and where to work.
+        numbers: Which of :func:`metanet.zoo.shards.plan_shards`.
         workers: Processes of one thread each; 0 works in this process. The content is the same.
         progress: Called with the number of nets trained since the last call.
 
@@ -43,36 +43,36 @@ def make_shards(
         ZooError: A worker failed or died; the others are ended.
     """
     if workers == 0:
-        yield from _here(recipe, positions, progress)
-    elif positions:
-        yield from _Crew(recipe, list(positions), workers).run(progress)
+        yield from _here(job, numbers, progress)
+    elif numbers:
+        yield from _Crew(job, list(numbers), workers).run(progress)
 
 
-def _here(recipe: Recipe, positions: Sequence[int], progress: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
-    shards = plan_shards(recipe)
-    for position in positions:
+def _here(job: Job, numbers: Sequence[int], progress: Callable[[int], None]) -> Iterator[tuple[int, Made]]:
+    shards = plan_shards(job.recipe)
+    for number in numbers:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over several threads may round differently
         try:
-            content = make_shard(recipe, shards[position], progress)
+            made = make_shard(job, shards[number], progress)
         finally:
             torch.set_num_threads(threads)
-        yield position, content
+        yield number, made
 
 
 class _Crew:
-    def __init__(self, recipe: Recipe, positions: list[int], workers: int) -> None:
-        self._recipe, self._waiting, self._left = recipe, positions[::-1], len(positions)
+    def __init__(self, job: Job, numbers: list[int], workers: int) -> None:
+        self._job, self._waiting, self._left = job, numbers[::-1], len(numbers)
         self._frames: queue.Queue[tuple[int, bytes, bytes]] = queue.Queue()
-        self._count = min(workers, len(positions))
+        self._count = min(workers, len(numbers))
         self._workers: list[subprocess.Popen[bytes]] = []
         self._errors: list[IO[bytes]] = []
 
-    def run(self, progress: Callable[[int], None]) -> Iterator[tuple[int, bytes]]:
+    def run(self, progress: Callable[[int], None]) -> Iterator[tuple[int, Made]]:
         try:
             for number in range(self._count):
                 self._start(number)
-                self._tell(number, self._recipe.to_dict())
+                self._tell(number, self._job.to_dict())
                 self._next(number)
             while self._left:
                 number, kind, content = self._frames.get()
@@ -81,7 +81,9 @@ class _Crew:
                 elif kind == SHARD:
                     self._next(number)
                     self._left -= 1
-                    yield struct.unpack("<Q", content[:8])[0], content[8:]
+                    shard, size = struct.unpack("<QQ", content[:16])
+                    space = WeightSpace.from_json(content[16 : 16 + size].decode())
+                    yield shard, Made(space, content[16 + size :])
                 else:
                     self._fail(number, kind, content)
         finally:

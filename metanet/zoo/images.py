@@ -65,6 +65,16 @@ def load_images(
     return _load(source, grayscale, pool, scale, images_folder(folder))
 
 
+def prepare_images(source: str, folder: str | Path | None = None) -> None:
+    """Make sure that the files of a source are there, downloading them if need be; arguments as :func:`load_images`.
+
+    Raises:
+        ZooError: The source is unknown, or its files are missing.
+    """
+    if source != "digits":
+        fetch_images(source, folder)
+
+
 @lru_cache(maxsize=2)
 def _load(source: str, grayscale: bool, pool: int, scale: str, folder: Path | None) -> Images:
     raw = _digits() if source == "digits" else _published(SOURCES[source], fetch_images(source, folder))

@@ -8,57 +8,90 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from metanet.zoo.architecture import Architecture
+from metanet.space import WeightSpace, trace
+from metanet.symmetry import certify
+from metanet.zoo.architecture import Architecture, SmallCNN
 from metanet.zoo.batched.train import blocks, evaluate_block, train_block
 from metanet.zoo.draws import NetPlan, plan_net
 from metanet.zoo.images import load_images
-from metanet.zoo.recipe import Recipe
+from metanet.zoo.recipe import Recipe, parse_recipe
 
 HEADER = "metanet.nets"  # the only key: safetensors does not promise an order of several
 
 
 @dataclass(frozen=True)
+class Job:
+    """What whoever makes shards has to know.
+
+    Attributes:
+        recipe: The recipe.
+        device: Where nets are trained, as PyTorch names it.
+        images: Folder of images (:func:`metanet.zoo.sources.fetch_images`), or None.
+    """
+
+    recipe: Recipe
+    device: str = "cpu"
+    images: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {"recipe": self.recipe.to_dict(), "device": self.device, "images": self.images}
+
+
+def parse_job(given: Mapping[str, Any]) -> Job:
+    """Inverse of :meth:`Job.to_dict`."""
+    return Job(parse_recipe(given["recipe"]), given["device"], given["images"])
+
+
+@dataclass(frozen=True)
 class Shard:
-    """A part of a zoo: nets of one architecture, ``number`` counting the shards of that architecture from 0."""
+    """A part of a zoo: nets of one architecture; ``number`` counts all shards of the recipe from 0."""
 
     architecture: Architecture
     number: int
     plans: tuple[NetPlan, ...]
 
 
+@dataclass(frozen=True)
+class Made:
+    """A shard that was made: the weight space of its nets, and the content of its file."""
+
+    space: WeightSpace
+    content: bytes
+
+
 def plan_shards(recipe: Recipe) -> list[Shard]:
-    """Return all shards of a recipe, always the same, whoever asks."""
+    """Return all shards of a recipe, always the same, whoever asks; each at the position that is its number."""
     groups: dict[str, list[NetPlan]] = {}
     for net in range(recipe.nets):
         plan = plan_net(recipe, net)
         groups.setdefault(json.dumps(plan.architecture.to_dict(), sort_keys=True), []).append(plan)
-    out = []
+    out: list[Shard] = []
     for _, plans in sorted(groups.items()):
-        for number, start in enumerate(range(0, len(plans), recipe.shard_size)):
+        for start in range(0, len(plans), recipe.shard_size):
             part = tuple(plans[start : start + recipe.shard_size])
-            out.append(Shard(part[0].architecture, number, part))
+            out.append(Shard(part[0].architecture, len(out), part))
     return out
 
 
-def make_shard(recipe: Recipe, shard: Shard, progress: Callable[[int], None]) -> bytes:
+def make_shard(job: Job, shard: Shard, progress: Callable[[int], None]) -> Made:
     """Train the nets of a shard.
 
     Args:
-        recipe: The recipe.
+        job: The recipe and where to work.
         shard: One of its shards.
         progress: Called with the number of nets trained since the last call.
-
-    Returns:
-        Content of the shard's file.
     """
-    images = load_images(recipe.source)
+    recipe = job.recipe
+    images = load_images(recipe.source, folder=job.images)
     place = {plan.net: row for row, plan in enumerate(shard.plans)}
     labels: list[dict[str, Any]] = [{} for _ in place]
     stacked: dict[str, torch.Tensor] = {}
@@ -71,7 +104,15 @@ def make_shard(recipe: Recipe, shard: Shard, progress: Callable[[int], None]) ->
             for plan, measured in zip(block, evaluate_block(block, tensors, images), strict=True):
                 labels[place[plan.net]] = {"net": plan.net} | plan.hyperparameters | _plain(measured)
             progress(len(block))
-    return safetensors.torch.save(stacked, metadata={HEADER: json.dumps(labels)})
+    content = safetensors.torch.save(stacked, metadata={HEADER: json.dumps(labels)})
+    return Made(space_of(shard.architecture), content)
+
+
+@cache
+def space_of(architecture: Architecture) -> WeightSpace:
+    """Derive and certify the weight space of a resolved architecture."""
+    module, example = SmallCNN(architecture).eval(), torch.zeros(1, *architecture.input)
+    return certify(module, trace(module, example), example).space
 
 
 def _plain(measured: dict[str, float | bool]) -> dict[str, float | bool | None]:

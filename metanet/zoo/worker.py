@@ -1,6 +1,6 @@
 """A worker process of a zoo build: ``python -m metanet.zoo.worker``, started by :mod:`metanet.zoo.crew`.
 
-Reads JSON lines on its standard input (the recipe, then shard positions) and writes frames to its standard output:
+Reads JSON lines on its standard input (the job, then numbers of shards) and writes frames to its standard output:
 one byte of kind, eight bytes of length, content. It writes no files. It ends when its input does, so that it never
 outlives the build, however that ended.
 """
@@ -63,16 +63,16 @@ def _listen(tasks: queue.Queue[bytes]) -> None:
 def _serve(tasks: queue.Queue[bytes], out: BinaryIO) -> None:
     import torch
 
-    from metanet.zoo.recipe import parse_recipe
-    from metanet.zoo.shards import make_shard, plan_shards
+    from metanet.zoo.shards import make_shard, parse_job, plan_shards
 
     torch.set_num_threads(1)
-    recipe = parse_recipe(json.loads(tasks.get()))
-    shards = plan_shards(recipe)
+    job = parse_job(json.loads(tasks.get()))
+    shards = plan_shards(job.recipe)
     while True:
-        position = int(json.loads(tasks.get()))
-        content = make_shard(recipe, shards[position], lambda n: send(out, PROGRESS, str(n).encode()))
-        send(out, SHARD, struct.pack("<Q", position) + content)
+        number = int(json.loads(tasks.get()))
+        made = make_shard(job, shards[number], lambda n: send(out, PROGRESS, str(n).encode()))
+        space = made.space.to_json().encode()
+        send(out, SHARD, struct.pack("<QQ", number, len(space)) + space + made.content)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A tiny zoo that the tests of the store read, and its recipe."""
 
+import hashlib
 import shutil
 
 import pytest
@@ -18,6 +19,17 @@ def built(recipe, tmp_path_factory):
     path = tmp_path_factory.mktemp("zoos") / "tiny"
     build_zoo(recipe, path, workers=0)
     return path
+
+
+@pytest.fixture(scope="session")
+def hashes():
+    """Function from a folder to the checksum of every file below it."""
+
+    def of(folder):
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+        return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    return of
 
 
 @pytest.fixture
