@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from metanet.graph.layout import NODE_KINDS, Block, Layout, NodeSet
+from metanet.graph.edges import edge_index
+from metanet.graph.layout import NODE_KINDS, Layout, NodeSet
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.space.weight_space import VECTOR_KINDS, WEIGHT_KINDS
 
@@ -69,20 +70,6 @@ def to_pyg(graph: NeuronGraph, number: int = 0) -> Data:
         position=torch.cat([position(n) for n in layout.nodes]),
         num_nodes=layout.size,
     )
-
-
-def edge_index(layout: Layout, block: Block) -> Tensor:
-    """Source and target node of every entry ``[D, T, S]`` of a block, flattened: ``[2, D T S]``."""
-    groups, targets, sources, _ = block.shape
-
-    def numbers(place: int, order: tuple[int, ...]) -> Tensor:
-        node = layout.nodes[place]
-        grid = torch.arange(node.size).reshape(node.sizes).permute(order)
-        return layout.offsets[place] + grid.reshape(groups, -1)
-
-    source, target = numbers(block.source, block.source_order), numbers(block.target, block.target_order)
-    shape = (groups, targets, sources)
-    return torch.stack([source[:, None, :].expand(shape).reshape(-1), target[:, :, None].expand(shape).reshape(-1)])
 
 
 def position(node: NodeSet) -> Tensor:

@@ -1,7 +1,30 @@
-"""Metanets assembled from the layers of :mod:`metanet.nn`."""
+"""Metanets assembled from the layers of :mod:`metanet.nn`, and published ones to compare with."""
 
 from metanet.models.base import Metanet, PooledMetanet
+from metanet.models.deepsets import DeepSetsMetanet
 from metanet.models.edge_state import EdgeStateMetanet
+from metanet.models.flat import FlatMetanet
+from metanet.models.gmn import GMNMetanet
+from metanet.models.graph_gnn import GraphGNNMetanet
+from metanet.models.graph_transformer import GraphTransformerMetanet
+from metanet.models.nfn import NFNMetanet
 from metanet.models.operator import OperatorMetanet
+from metanet.models.probegen import ProbeGenMetanet
+from metanet.models.scalegmn import ScaleGMNMetanet
+from metanet.models.transformer import TransformerMetanet
 
-__all__ = ["EdgeStateMetanet", "Metanet", "OperatorMetanet", "PooledMetanet"]
+__all__ = [
+    "DeepSetsMetanet",
+    "EdgeStateMetanet",
+    "FlatMetanet",
+    "GMNMetanet",
+    "GraphGNNMetanet",
+    "GraphTransformerMetanet",
+    "Metanet",
+    "NFNMetanet",
+    "OperatorMetanet",
+    "PooledMetanet",
+    "ProbeGenMetanet",
+    "ScaleGMNMetanet",
+    "TransformerMetanet",
+]

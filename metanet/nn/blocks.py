@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from metanet.graph.edges import edge_index
 from metanet.graph.layout import Block, Layout
 
 
@@ -41,3 +43,17 @@ def _flat(features: Tensor, sizes: tuple[int, ...], order: tuple[int, ...]) -> T
         features = features.reshape(batch, *(sizes[i] for i in order), width)
         features = features.permute(0, *(i + 1 for i in inverse), len(order) + 1)
     return features.reshape(batch, -1, width)
+
+
+def to_pairs(states: list[Tensor], layout: Layout, empty: Tensor) -> Tensor:
+    """Block features ``[B, D, T, S, F]`` as one table over all pairs of nodes, ``[B, N, N, F]``, target first.
+
+    Features of blocks between the same neurons are added; pairs without a connection hold ``empty`` ``[F]``.
+    """
+    batch, width = states[0].shape[0], states[0].shape[-1]
+    source, target = torch.cat([edge_index(layout, block) for block in layout.blocks], 1).to(empty.device)
+    rows = target * layout.size + source
+    table = empty.new_zeros(batch, layout.size**2, width)
+    table = table.index_add(1, rows, torch.cat([s.reshape(batch, -1, width) for s in states], 1))
+    vacant = torch.ones(layout.size**2, 1, dtype=table.dtype, device=table.device).index_fill(0, rows, 0.0)
+    return (table + vacant * empty).reshape(batch, layout.size, layout.size, width)
