@@ -93,6 +93,7 @@ class PropertyRegression(pl.LightningModule):
         self.mean.fill_(mean)
         self.std.fill_(std)
         self.spaces = data.spaces
+        self.metanet.build(self.spaces)
 
     def forward(self, graph: NeuronGraph) -> Tensor:
         """Predictions in the target's unit, ``[B]``."""
@@ -180,6 +181,8 @@ class PropertyRegression(pl.LightningModule):
                 f"no checkpoint of a metanet run: got no '{SPACES}' in it. Give a file that fit wrote."
             )
         self.spaces = [WeightSpace.from_json(text) for text in checkpoint[SPACES]]
+        if self.spaces:
+            self.metanet.build(self.spaces)
 
 
 def _log_variance(raw: Tensor) -> Tensor:
