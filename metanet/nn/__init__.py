@@ -1,7 +1,9 @@
 """Permutation-equivariant layers on neuron graphs, one family a file. Parameters are shared over links and nodes."""
 
-from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, link_features, node_features
-from metanet.nn.operator import BlockEmbedding, NodeEmbedding, Sweep
+from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, layout_features, link_features, node_features
+from metanet.nn.nodes import NodeEmbedding, NodeUpdate
+from metanet.nn.operator import Parallel, Sweep
+from metanet.nn.operators import BlockEmbedding
 from metanet.nn.pooling import GraphPooling
 
 __all__ = [
@@ -10,7 +12,10 @@ __all__ = [
     "BlockEmbedding",
     "GraphPooling",
     "NodeEmbedding",
+    "NodeUpdate",
+    "Parallel",
     "Sweep",
+    "layout_features",
     "link_features",
     "node_features",
 ]

@@ -34,6 +34,5 @@ class GraphPooling(nn.Module):
 
     @staticmethod
     def _pool(values: Tensor) -> Tensor:
-        mean = values.mean(1)
-        deviation = (values - mean[:, None]).square().mean(1).add(1e-5).sqrt()
-        return torch.cat([mean, deviation], -1)
+        variance, mean = torch.var_mean(values, 1, correction=0)
+        return torch.cat([mean, variance.add(1e-5).sqrt()], -1)

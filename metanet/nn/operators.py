@@ -1,0 +1,194 @@
+"""Block embeddings: the operators that a metanet makes of the weights of a block.
+
+A block is embedded into R operators ``E[r]`` that carry messages along it. It is embedded once where that fits in
+memory. Of larger networks one piece of one block is embedded at a time, anew for every pass and again for its
+gradient, so that memory grows with neurons and not with weights times R.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from metanet.graph.layout import Block
+from metanet.graph.neuron_graph import NeuronGraph
+from metanet.nn.features import LINK_FEATURES, layout_features, signed_log
+
+PIECE = 2**19  # hidden values of the embedding computed at once: they fit in a core's cache
+
+
+Embed = Callable[[Tensor], Tensor]
+
+
+class Operators:
+    """R operators per connection of a block: ``E`` of shape ``[B, R, D, T, S]``, kept in memory.
+
+    Args:
+        embedded: ``E``.
+    """
+
+    def __init__(self, embedded: Tensor) -> None:
+        self.embedded = embedded
+
+    def forth(self, sources: Tensor) -> Tensor:
+        """``E v``: ``[B, R, D, S, F] -> [B, R, D, T, F]``."""
+        return _product(self.embedded, sources)
+
+    def back(self, targets: Tensor) -> Tensor:
+        """``E^T v``: ``[B, R, D, T, F] -> [B, R, D, S, F]``."""
+        return _product(self.embedded.transpose(-1, -2), targets)
+
+    def both(self, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`forth` of the sources' values and :meth:`back` of the targets'."""
+        return self.forth(sources), self.back(targets)
+
+
+class LazyOperators(Operators):
+    """The same operators, embedded a piece at a time whenever they are used; gradients embed them again.
+
+    Args:
+        embed: Turns ``[B, D, T, S, K]``, any part of the block, into ``[B, R, D, T, S]``.
+        read: Gives the weights of the block, ``[B, D, T, S, K]``; they are not held.
+        batch: B.
+        shape: ``(D, T, S, K)``.
+        hidden: Numbers that ``embed`` computes per connection.
+        limit: How many of them at once, if that is enough for one target.
+    """
+
+    def __init__(
+        self, embed: Embed, read: Callable[[], Tensor], batch: int, shape: Sequence[int], hidden: int, limit: int
+    ) -> None:
+        self.embed, self.read = embed, read
+        groups, targets, sources, _ = shape
+        row = batch * sources * hidden
+        rows = min(targets, max(1, limit // row))
+        step = min(groups, max(1, limit // (row * rows)))
+        self.groups = [slice(i, i + step) for i in range(0, groups, step)]
+        self.rows = [slice(i, i + rows) for i in range(0, targets, rows)]
+
+    def forth(self, sources: Tensor) -> Tensor:  # noqa: D102 (that of the base class)
+        return self._run(sources, None)[0]
+
+    def back(self, targets: Tensor) -> Tensor:  # noqa: D102
+        return self._run(None, targets)[1]
+
+    def both(self, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return self._run(sources, targets)
+
+    def _run(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights = self.read()
+        forth, back = [], []
+        for group in self.groups:
+            inner = None if sources is None else sources[:, :, group]
+            received, total = [], weights.new_zeros(())
+            for rows in self.rows:
+                outer = None if targets is None else targets[:, :, group, rows]
+                there, here = self._use(weights[:, group, rows], inner, outer)
+                received.append(there)
+                total = total + here  # no list of them: each is as large as the sources
+            forth.append(received[0] if sources is None else torch.cat(received, 3))
+            back.append(total)
+        nothing = back[0] if targets is None else None
+        return forth[0] if sources is None else torch.cat(forth, 2), torch.cat(back, 2) if nothing is None else nothing
+
+    def _use(self, weights: Tensor, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+        if not torch.is_grad_enabled():
+            return _use(self.embed, weights, sources, targets)
+        found: tuple[Tensor, Tensor] = checkpoint(
+            _use, self.embed, weights, sources, targets, use_reentrant=False, preserve_rng_state=False
+        )
+        return found
+
+
+def _use(embed: Embed, weights: Tensor, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Messages both ways through a piece of a block; zero where nothing is sent."""
+    embedded = embed(weights)
+    forth = embedded.new_zeros(()) if sources is None else _product(embedded, sources)
+    back = embedded.new_zeros(()) if targets is None else _product(embedded.transpose(-1, -2), targets)
+    return forth, back
+
+
+def _product(matrices: Tensor, values: Tensor) -> Tensor:
+    """``[B, R, D, T, S] x [B, R, D, S, F] -> [B, R, D, T, F]``; lone connections are no matrix products."""
+    if matrices.shape[-1] == 1:
+        return matrices * values
+    lead = matrices.shape[:3]
+    return torch.bmm(matrices.flatten(0, 2), values.flatten(0, 2)).unflatten(0, lead)
+
+
+class BlockEmbedding(nn.Module):
+    """Embed every weight of a block into R heads.
+
+    With the taps of a connection ``x_k = slog(w_k sqrt(fan_in))``, their root mean square ``x_0``, and coefficients
+    that depend on a tap's coordinates ``p_k`` alone, so that kernels of any size share parameters:
+    ``E = A silu(sum_k a(p_k) x_k + a_0 x_0 + b) + sum_k c(p_k) x_k``, where ``a`` and ``b`` are modulated by what is
+    known of the link. Messages are ``E h`` times ``S^(-1/2)``, which is part of ``E`` here.
+
+    Args:
+        heads: R.
+        transfer: Scale weights by ``fan_in`` and messages by ``1 / S`` instead, and leave sizes unsaid: a network in
+            which every neuron was doubled and outgoing weights halved is then the same network (Ma et al. 2026).
+    """
+
+    def __init__(self, heads: int, transfer: bool = False) -> None:
+        super().__init__()
+        self.heads, self.hidden, self.transfer = heads, 2 * heads, transfer
+        self.taps = nn.Sequential(nn.Linear(3, 32), nn.SiLU(), nn.Linear(32, self.hidden + heads))
+        self.size = nn.Parameter(torch.randn(self.hidden) * 0.5)
+        self.modulation = nn.Linear(LINK_FEATURES, 2 * self.hidden)
+        self.out = nn.Parameter(torch.randn(heads, self.hidden) / self.hidden**0.5)
+
+    def operators(self, graph: NeuronGraph, limit: int) -> list[Operators]:
+        """Operators of every block of a layout.
+
+        Args:
+            graph: B nets.
+            limit: Embedded weights to keep in memory; if all blocks need more, every block is embedded in pieces.
+        """
+        layout = graph.layout
+        links, _ = layout_features(graph.space, sizes=not self.transfer)
+        total = sum(graph.batch_size * self.heads * math.prod(b.shape[:3]) for b in layout.blocks)
+        found: list[Operators] = []
+        for number, block in enumerate(layout.blocks):
+            tensor = graph.tensors[block.link.tensor]
+            embed = self.embed(block, links[number].to(tensor))
+            if total <= limit:
+                found.append(Operators(embed(block.piece.read(tensor))))
+            else:
+                read = functools.partial(block.piece.read, tensor)
+                size = min(limit, PIECE)
+                found.append(LazyOperators(embed, read, graph.batch_size, block.shape, self.hidden, size))
+        return found
+
+    def embed(self, block: Block, link: Tensor) -> Embed:
+        """The function that embeds weights ``[B, D, T, S, K]`` of a block as ``[B, R, D, T, S]``.
+
+        Args:
+            block: Its place in the layout.
+            link: Link features ``[LINK_FEATURES]``.
+        """
+        _, _, sources, taps = block.shape
+        factor = block.fan_in if self.transfer else block.fan_in**0.5
+        share = 1 / sources if self.transfer else sources**-0.5
+        coefficients = self.taps(link.new_tensor(block.coordinates)).t() / taps**0.5
+        scale, shift = self.modulation(link)[:, None].chunk(2)
+        inner = torch.cat([coefficients[: self.hidden], self.size[:, None]], 1) * (1 + scale)
+        outer, skip = self.out * share, coefficients[self.hidden :] * share
+
+        def embedding(weights: Tensor) -> Tensor:
+            batch = weights.shape[0]
+            values = signed_log(weights.flatten(1, 3).transpose(1, 2) * factor)  # [B, K, D T S]
+            size = values.abs() if taps == 1 else values.square().mean(1, keepdim=True).add(1e-6).sqrt()
+            seen = torch.cat([values, size], 1)
+            hidden = functional.silu(torch.baddbmm(shift, inner.expand(batch, -1, -1), seen))
+            mixed = torch.bmm(skip.expand(batch, -1, -1), values)
+            embedded = torch.baddbmm(mixed, outer.expand(batch, -1, -1), hidden)
+            return embedded.unflatten(2, weights.shape[1:4])
+
+        return embedding
