@@ -1,119 +1,82 @@
 """Which architectures metanet builds a weight space for, and which of these spaces certify.
 
-Every model runs in a process of its own with a time limit, so that nothing hangs and nothing adds up in memory.
-``python benchmarks/coverage.py [--models a,b] [--quick] [--json FILE]`` needs timm (and torchvision), which the
-package does not depend on.
+``python benchmarks/coverage.py [--suite timm] [--models a,b] [--quick] [--json FILE] [--log FILE]`` needs the library
+that the suite is named after (timm with torchvision), which the package does not depend on. Every model runs in a
+process of its own with a time limit, so that nothing hangs and nothing adds up in memory. Seconds are CPU seconds of
+one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import metanet
 
 sys.path.insert(0, str(Path(__file__).parent))
+from architectures import Architecture, parameters_of, suite
 from common import report
+from isolated import isolated
 
 QUICK = ("resnet18", "densenet121", "regnetx_002", "vit_tiny_patch16_224", "mobilenetv3_small_050")
-SIZES = (128, 224, 256, 384, 448, 512)
-LIMIT = 300  # seconds a model
-LARGE = 100e6  # parameters: above this a model is traced without weights, and not certified
-MARK = "coverage-result "
+SUITES = ("timm", "torchvision", "transformers")
+LIMIT = 300  # CPU seconds a model
+FORWARD = 6  # CPU seconds that one run in float32 may take: a certificate runs the model some ten times in float64
+STATES = ("certified", "sound after freezing", "traced", "wrong", "refused", "out of time", "crashed")
 
 
-def declare_torchvision_operations() -> None:
-    """Let timm import where torchvision's compiled operations do not fit this torch; no model here calls them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
+def examine(architecture: Architecture) -> dict[str, Any]:
+    """Trace and certify one architecture."""
+    refusal: Exception | None = None
+    for module, inputs in architecture.build():
+        begin = time.process_time()
         try:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:  # the compiled operations are there
+            space = metanet.trace(module, inputs)
+        except metanet.MetanetError as error:  # windows that do not fit a small image
+            refusal = refusal or error
             continue
-    globals()["_torchvision"] = library  # definitions last as long as the library
+        seconds = time.process_time() - begin
+        found = {
+            "parameters": parameters_of(module),
+            "input": list(inputs.shape[1:]) if isinstance(inputs, torch.Tensor) else [],
+            "neurons": space.neurons,
+            "axes": len(space.free_axes),
+            "gauges": len(space.gauges),
+            "seconds": round(seconds, 3),
+            "opaque": sorted({f"{o.op}: {o.reason}" for o in space.opaque}),
+            "built": True,
+        }
+        return found | certified(module, space, inputs)
+    raise refusal or RuntimeError("no module was built")
 
 
-def image_size(config: dict[str, Any]) -> tuple[int, ...]:
-    """Input shape of a model: the smallest common one if it takes any."""
-    channels, height, width = config.get("input_size", (3, 224, 224))
-    fixed = config.get("fixed_input_size", True)
-    return (channels, height, width) if fixed or height <= SIZES[0] else (channels, SIZES[0], SIZES[0])
-
-
-def create(name: str) -> torch.nn.Module:
-    """A model of timm: with weights if it is small enough to run, otherwise on the meta device where that works."""
-    import timm
-
-    try:
-        with torch.device("meta"):
-            module = timm.create_model(name, pretrained=False).eval()
-        if sum(p.numel() for p in module.parameters()) > LARGE:
-            return module
-    except (RuntimeError, NotImplementedError, TypeError):  # its constructor reads values of its tensors
-        pass
-    return timm.create_model(name, pretrained=False).eval()
-
-
-def examine(name: str) -> dict[str, Any]:
-    """Trace and certify one model of timm."""
-    module = create(name)
-    parameters = sum(p.numel() for p in module.parameters())
-    whole = not next(module.parameters()).is_meta
-    begin = time.perf_counter()
-    config = module.pretrained_cfg or {}
-    try:
-        x = torch.randn(1, *image_size(config))
-        space = metanet.trace(module, x)
-    except metanet.MetanetError:  # windows that do not fit the smaller image
-        x = torch.randn(1, *config.get("input_size", (3, 224, 224)))
-        space = metanet.trace(module, x)
-    found = {
-        "parameters": parameters,
-        "neurons": space.neurons,
-        "axes": len(space.free_axes),
-        "seconds": time.perf_counter() - begin,
-        "opaque": sorted({f"{o.op}: {o.reason}" for o in space.opaque}),
-        "built": True,
-    }
-    if whole:
-        certificate = metanet.certify(module, space, x, per_axis=False)
-        found |= {"error": certificate.worst_error, "failed": [a.axis for a in certificate.failed]}
-        found["state"] = "certified" if certificate.ok else "wrong"
-        if not certificate.ok:
-            sound = metanet.trace(module, x, certify=True)
-            found |= {"state": "sound after freezing", "neurons": sound.neurons} if sound.certified else {}
-    return {"state": "traced", **found}
-
-
-def run(name: str, limit: float = LIMIT) -> dict[str, Any]:
-    """Examine a model in a process of its own."""
-    command = [sys.executable, "-W", "ignore", str(Path(__file__).resolve()), "--one", name]
-    begin = time.perf_counter()
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, env=os.environ)
-    except subprocess.TimeoutExpired:
-        return {"model": name, "state": "out of time", "wall": limit}
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-    found = json.loads(lines[-1].removeprefix(MARK)) if lines else {"state": "refused", "reason": last[:300]}
-    return {"model": name, "wall": time.perf_counter() - begin, **found}
-
-
-def family(name: str) -> str:
-    """The module of timm that defines a model."""
-    import timm
-
-    known = timm.models.is_model(name)
-    return str(timm.models.model_entrypoint(name).__module__.rpartition(".")[2]) if known else "unknown"
+def certified(module: nn.Module, space: metanet.WeightSpace, inputs: Any) -> dict[str, Any]:
+    """The certificate of a traced space, where the module is small enough to run."""
+    if any(p.is_meta for p in module.parameters()):
+        return {"state": "traced", "why": "large"}
+    begin = time.process_time()
+    with torch.no_grad():
+        module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+    if time.process_time() - begin > FORWARD:
+        return {"state": "traced", "why": "slow"}
+    certificate = metanet.certify(module, space, inputs, per_axis=False)
+    found: dict[str, Any] = {"error": certificate.worst_error, "certify": round(time.process_time() - begin, 3)}
+    if certificate.ok:
+        return found | {"state": "certified"}
+    found["failed"] = [a.axis for a in certificate.failed] + [f"{g.kind} {g.failed}" for g in certificate.gauges]
+    sound = metanet.trace(module, inputs, certify=True)
+    found["culprits"] = sorted({f"{o.op} {o.module}: {o.reason}" for o in sound.opaque})
+    return found | (
+        {"state": "sound after freezing", "neurons": sound.neurons} if sound.certified else {"state": "wrong"}
+    )
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -126,52 +89,63 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _line(name: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     seconds = sorted(r["seconds"] for r in rows if "seconds" in r)
-    count = {state: sum(r["state"] == state for r in rows) for state in ("certified", "sound after freezing", "traced")}
-    built = sum(r.get("built", False) for r in rows)
     return {
         "family": name,
         "models": len(rows),
-        "built": built,
-        **count,
-        "wrong": sum(r["state"] == "wrong" for r in rows),
-        "not built": len(rows) - built,
+        "built": sum(r.get("built", False) for r in rows),
+        **{state: sum(r["state"] == state for r in rows) for state in STATES},
         "opaque": sum(bool(r.get("opaque")) for r in rows),
         "median s": round(seconds[len(seconds) // 2], 2) if seconds else 0.0,
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Examine the models asked for, or all of timm's, and print one table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--models", help="comma-separated names of timm models; all by default")
-    parser.add_argument("--quick", action="store_true", help="five small models, for a smoke test")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="one line a model as it is done; done ones are not redone"
-    )
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args(argv)
-    declare_torchvision_operations()
-    if asked.one:
-        print(MARK + json.dumps(examine(asked.one)))
-        return 0
-    import timm
-
-    names = asked.models.split(",") if asked.models else list(QUICK) if asked.quick else timm.list_models()
-    known = (
-        [json.loads(line) for line in asked.log.read_text().splitlines()] if asked.log and asked.log.exists() else []
-    )
+def run(
+    architectures: Mapping[str, Architecture],
+    names: Sequence[str],
+    known: Sequence[dict[str, Any]],
+    log: Path | None,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """Examine the models named that are not among the known rows, until time is up; each is logged as it is done."""
+    end = time.monotonic() + seconds
+    metanet.trace(nn.Linear(2, 2), torch.ones(1, 2))  # what is loaded on first use is loaded once
     rows = [row for row in known if row["model"] in names]
+    done = {row["model"] for row in rows}
     for name in names:
-        if name not in {row["model"] for row in rows}:
-            rows.append({"family": family(name), **run(name)})
-            if asked.log:
-                with asked.log.open("a") as log:
-                    log.write(json.dumps(rows[-1]) + "\n")
-    wrong = [
-        f"{r['model']}: {r['state']} {r.get('reason', '')}" for r in rows if not r.get("built") or r["state"] == "wrong"
-    ]
-    status = report("Weight spaces of timm's architectures", summary(rows), wrong, asked.json)
+        if name in done:
+            continue
+        if time.monotonic() > end:
+            break
+        architecture = architectures.get(name)
+        if architecture is None:
+            found = {"state": "refused", "reason": "no model of that name"}
+        else:
+            found = isolated(lambda a=architecture: examine(a), LIMIT)  # type: ignore[misc]
+        rows.append({"model": name, "family": architecture.family if architecture else "unknown", **found})
+        if log is not None:
+            with log.open("a") as out:
+                out.write(json.dumps(rows[-1]) + "\n")
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Examine the models asked for, or all of the suite, and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--suite", choices=SUITES, default="timm", help="where the models come from")
+    parser.add_argument("--models", help="comma-separated names; all of the suite by default")
+    parser.add_argument("--quick", action="store_true", help="five small models of timm, for a smoke test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="one line a model as it is done; these are not redone")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after that many seconds")
+    asked = parser.parse_args(argv)
+    torch.set_num_threads(1)  # forked processes must not inherit threads
+    architectures = suite(asked.suite)
+    names = asked.models.split(",") if asked.models else list(QUICK if asked.quick else architectures)
+    lines = asked.log.read_text().splitlines() if asked.log and asked.log.exists() else []
+    rows = run(architectures, names, [json.loads(line) for line in lines], asked.log, asked.seconds)
+    good = STATES[:3]
+    wrong = [f"{r['model']}: {r['state']} {r.get('reason', '')}" for r in rows if r["state"] not in good]
+    status = report(f"Weight spaces of {asked.suite}'s architectures", summary(rows), wrong, asked.json)
     if asked.json:
         data = json.loads(asked.json.read_text())
         asked.json.write_text(json.dumps({**data, "models": rows}, indent=1) + "\n")

@@ -64,7 +64,7 @@ class Evaluation:
         """All floating-point and complex outputs on a state dict."""
         with evaluating(self.net), torch.no_grad(), double_precision(), torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            result = torch.func.functional_call(self.net, dict(state), self.args, self.kwargs)
+            result = torch.func.functional_call(self.net, dict(state), self.args, self.kwargs, tie_weights=False)
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
         leaves = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in leaves]
         return [t.double() for t in leaves if t.is_floating_point() and t.numel()]

@@ -114,4 +114,4 @@ def test_a_failure_prints_nothing(capfd, caplog):
     with pytest.raises(SpaceError):
         metanet.trace(nn.Sequential(nn.Linear(2, 3), Branches()), torch.ones(1, 2))
     assert capfd.readouterr() == ("", "")
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.levelname in ("WARNING", "ERROR", "CRITICAL")]

@@ -190,3 +190,19 @@ def test_certify_while_tracing(traced):
     certified = metanet.trace(module, x, certify=True)
     assert certified.certified
     assert certified == space
+
+
+def test_tied_weights_move_together():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table, self.inner, self.out = nn.Embedding(7, 6), nn.Linear(6, 6), nn.Linear(6, 7, bias=False)
+            self.out.weight = self.table.weight
+
+        def forward(self, words):
+            return self.out(torch.tanh(self.inner(self.table(words))))
+
+    module, words = Tied(), torch.tensor([[1, 2, 3]])
+    space = metanet.trace(module, words)
+    assert metanet.certify(module, space, words).ok
+    assert space.neurons == 6
