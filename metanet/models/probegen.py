@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,17 @@ from metanet.errors import ConfigError
 from metanet.graph import NeuronGraph
 from metanet.graph.match import activations
 from metanet.models.base import Metanet
+
+
+class Layers(nn.Sequential):
+    """Named layers in a row: a network that a configuration file can write down.
+
+    Args:
+        layers: Modules by name; the names are those in the nets' state dicts (``conv1`` of ``conv1.weight``).
+    """
+
+    def __init__(self, layers: dict[str, nn.Module]) -> None:
+        super().__init__(OrderedDict(layers))
 
 
 class ProbeGenMetanet(Metanet):
@@ -28,6 +40,7 @@ class ProbeGenMetanet(Metanet):
     Args:
         networks: The module of the nets, by the nonlinearities of their space (``relu``; as
             :func:`metanet.graph.match.activations` names them), or under ``any`` for all. Its own weights are not used.
+            A configuration file may write a chain of layers down as :class:`Layers`.
         input_shape: Shape of one input, without the batch.
         probes: Probes K.
         latent: Numbers per ``z_k``.
