@@ -49,6 +49,11 @@ def onnx_network(
     _check(given, infos, file)
     builder = Builder(file, {i.name: x.to("meta") for i, x in zip(infos, given, strict=True)})
     results = builder.graph(graph, builder.scope, "")
+    lost = [o.name for o, v in zip(graph.output, results, strict=True) if v is None]
+    if lost:
+        raise SpaceError(
+            f"{file.path}: the output '{lost[0]}' is computed nowhere: the graph is damaged. Export it again"
+        )
     outputs = [v.ref or v.example for v in results if isinstance(v, Value)]
     nodes = needed(builder.nodes, outputs)
     used = {a.source for _, n in nodes for a in n.arguments if isinstance(a, Ref)} | {

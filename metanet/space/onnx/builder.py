@@ -61,7 +61,7 @@ class Builder:
                     f"without it, or trace its PyTorch module instead"
                 ) from None
             scope |= dict(zip(node.output, results, strict=False))
-        return [scope[output.name] for output in graph.output]
+        return [scope.get(output.name) for output in graph.output]
 
     def constant(self, name: str, where: str, tensor: Tensor) -> Value:
         """A tensor of the file: a weight if it holds floating-point numbers."""

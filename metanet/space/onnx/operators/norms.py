@@ -40,7 +40,6 @@ def layer_norm(
     return y if bias is None else y + bias
 
 
-@operator("SimplifiedLayerNormalization")
 @operator("RMSNormalization")
 def rms_norm(x: Tensor, scale: Weight, *, axis: int = -1, epsilon: float = 1e-5) -> Tensor:
     """RMS norm over the last dimensions."""

@@ -82,7 +82,7 @@ def concat(*items: Tensor, axis: int = 1) -> Tensor:
     return torch.cat(items, axis)
 
 
-@operator("Split", "SplitToSequence")
+@operator("Split")
 def split(
     x: Tensor, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> tuple[Tensor, ...]:
