@@ -8,14 +8,13 @@
     weights/<digest>/00000.safetensors    stacked [n, *shape] per tensor, memory-mapped
     models.parquet                    id, space, shard, row, split, run, hyperparameters, labels: one row a net
 
-Opening reads the table, and the headers of the shards to see that they fit it. Weights are read when asked for.
+Opening reads card and table. Spaces and shards are read, and compared with the table, when nets of theirs are wanted.
 """
 
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from metanet.errors import MetanetError, ZooError
+from metanet.errors import ZooError
 from metanet.graph import NeuronGraph
 from metanet.space import WeightSpace
+from metanet.zoo.selection import Filter, Where, mask_of, mask_where
+from metanet.zoo.shard_files import REBUILD, ShardFiles, Spaces, shard_path
+from metanet.zoo.split import FRACTIONS, split_runs
+
+__all__ = ["CARD", "COLUMNS", "TABLE", "ModelZoo", "Net", "read_zoo", "shard_path"]
 
 TABLE, CARD = "models.parquet", "zoo.json"
 COLUMNS = ("id", "space", "shard", "row", "split", "run")
-OPEN_SHARDS = 64  # mapped at once; more would approach the limit of open files
-Filter = Any  # a value, a list of values, or a function of a column that returns a mask
+CODED = ("space", "split")  # texts of few values, held as codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,24 +48,24 @@ class Net:
     labels: dict[str, Any]
 
 
-def shard_path(zoo: Path, digest: str, shard: int) -> Path:
-    """Return the file of a shard."""
-    return zoo / "weights" / digest / f"{shard:05d}.safetensors"
-
-
 class ModelZoo:
     """A zoo, or the part of one that :meth:`filter` keeps.
 
     Args:
         path: Folder of the zoo.
-        table: One row a net; columns id, space, shard, row, split, run, then hyperparameters and labels.
+        table: One row a net; columns id, space, shard, row, split, run, then hyperparameters and labels. A label that a
+            net lacks is null.
         card: Content of ``zoo.json``.
         spaces: Weight spaces by digest.
+        files: Its shards; by default those that ``table`` names.
     """
 
-    def __init__(self, path: Path, table: pa.Table, card: dict[str, Any], spaces: dict[str, WeightSpace]) -> None:
+    def __init__(
+        self, path: Path, table: pa.Table, card: dict[str, Any], spaces: Spaces, files: ShardFiles | None = None
+    ) -> None:
         self.path, self.table, self.card, self.spaces = path, table, card, spaces
-        self._shards: OrderedDict[Path, dict[str, Tensor]] = OrderedDict()
+        self._files = files
+        self._columns: dict[str, np.ndarray] = {}
 
     @property
     def name(self) -> str:
@@ -76,6 +77,13 @@ class ModelZoo:
         """Nets of the published zoo that an import left out: ``id`` and ``reason``."""
         return list(self.card.get("unreadable", []))
 
+    @property
+    def files(self) -> ShardFiles:
+        """The shards, mapped when they are needed."""
+        if self._files is None:
+            self._files = ShardFiles(self.path, self.spaces, nets_by_shard(self.table))
+        return self._files
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
@@ -83,32 +91,39 @@ class ModelZoo:
         return f"ModelZoo({self.name!r}, {len(self)} nets, {len(self.spaces)} spaces, {str(self.path)!r})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_shards": OrderedDict()}  # worker processes map the files themselves
+        return self.__dict__ | {"_columns": {}}
 
     def __getitem__(self, index: int) -> Net:
         row = range(len(self))[index]  # raises IndexError past the end, as a sequence must
         labels = self.table.slice(row, 1).to_pylist()[0]
-        tensors = {name: t[labels["row"]].clone() for name, t in self._shard(labels["space"], labels["shard"]).items()}
+        stored = self.files.tensors(labels["space"], labels["shard"])
+        tensors = {name: t[labels["row"]].clone() for name, t in stored.items()}
         own = {name: value for name, value in labels.items() if name not in COLUMNS or name in ("split", "run")}
         return Net(labels["id"], self.spaces[labels["space"]], tensors, own)
 
     def column(self, name: str) -> np.ndarray:
-        """Return a column of the table, one value a net.
+        """Return a column of the table, one value a net: NaN for numbers that are missing, None for other values.
 
         Raises:
             ZooError: There is no such column.
         """
         if name not in self.table.column_names:
             raise ZooError(f"Zoo '{self.name}' has no column '{name}'. Accepted: {', '.join(self.table.column_names)}.")
-        return np.asarray(self.table[name].to_numpy())
+        if name not in self._columns:
+            self._columns[name] = np.asarray(self.table[name].to_numpy())
+            self._columns[name].flags.writeable = False  # it is handed out again
+        return self._columns[name]
 
-    def rows(self, split: str | None = None, **filters: Filter) -> np.ndarray:
+    def rows(self, split: str | None = None, where: Where | None = None, **filters: Filter) -> np.ndarray:
         """Return the positions of nets, ascending: those of a split that pass every filter.
 
         Args:
             split: ``train``, ``validation`` or ``test``; nets that diverged are in none. ``None`` takes all nets.
-            filters: Column and what it must be: a value, a list of accepted values, or a function from the column
-                (NumPy array) to a mask, e.g. ``rows("train", activation="relu", test_accuracy=lambda a: a > 0.5)``.
+            where: A pyarrow expression over columns, such as ``pyarrow.compute.field("test_accuracy") > 0.5``, or a
+                function from the table to a mask.
+            filters: Column and what it must be: a value, a list of accepted values, a range ``{"min": a, "max": b}``,
+                or a function from the column (NumPy array) to a mask, e.g.
+                ``rows("train", activation="relu", test_accuracy=lambda a: a > 0.5)``.
 
         Raises:
             ZooError: There is no such column, or no net of that split in the whole zoo.
@@ -116,103 +131,153 @@ class ModelZoo:
         keep = np.ones(len(self), dtype=bool)
         if split is not None:
             filters = {"split": split, **filters}
-            known = sorted(set(self.column("split")) - {"none"})
+            known = sorted(set(self.table["split"].unique().to_pylist()) - {"none"})
             if len(self) and split not in (*known, "train", "validation", "test"):
                 raise ZooError(f"Zoo '{self.name}' has no split '{split}'. Accepted: {', '.join(known)}.")
         for name, want in filters.items():
-            keep &= _mask(self.column(name), want)
-        return np.flatnonzero(keep)
+            keep &= mask_of(name, self.column(name), want)
+        return np.flatnonzero(keep if where is None else keep & mask_where(self.table, where))
 
-    def filter(self, split: str | None = None, **filters: Filter) -> ModelZoo:
+    def filter(self, split: str | None = None, where: Where | None = None, **filters: Filter) -> ModelZoo:
         """Return the part of the zoo that :meth:`rows` selects; weights stay where they are."""
-        table = self.table.take(pa.array(self.rows(split, **filters)))
-        kept = set(table["space"].to_pylist())
-        spaces = {digest: space for digest, space in self.spaces.items() if digest in kept}
-        return ModelZoo(self.path, table, self.card, spaces)
+        return self.take(self.rows(split, where, **filters))
+
+    def take(self, rows: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None) -> ModelZoo:
+        """Return the nets at some positions, in that order, with all columns of the table or some."""
+        table = (self.table if columns is None else self.table.select(list(columns))).take(pa.array(rows, pa.int64()))
+        kept = set(table["space"].unique().to_pylist())
+        spaces = self.spaces.only([digest for digest in self.spaces if digest in kept])
+        return ModelZoo(self.path, table, self.card, spaces, self.files)
+
+    def split(
+        self, fractions: Sequence[float] = FRACTIONS, seed: int = 0, by: str = "run", column: str | None = None
+    ) -> ModelZoo:
+        """Return the zoo with other splits.
+
+        Args:
+            fractions: Parts to train, validate and test on.
+            seed: Seed of the draw.
+            by: Column whose values are never divided: ``run`` keeps the checkpoints of one training together.
+            column: Take the splits from this column (values train, validation, test) instead of drawing them.
+
+        Returns:
+            All nets; those that diverged or were in no split, with ``split`` none, stay outside.
+
+        Raises:
+            ZooError: There is no such column, or the fractions do not sum to 1.
+        """
+        outside = self.column("split") == "none"
+        if column is not None:
+            given = self.column(column)
+            wrong = sorted({str(value) for value in set(given)} - {"train", "validation", "test", "none", "None"})
+            if wrong:
+                raise ZooError(
+                    f"Column '{column}' names no splits: got {wrong[:3]}. Accepted: train, validation, test."
+                )
+            chosen = np.where(given == None, "none", given)  # noqa: E711 - elementwise
+        else:
+            chosen = outside.astype(object)
+            chosen[outside] = "none"
+            chosen[~outside] = split_runs(self.column(by)[~outside], fractions, seed)
+        place = self.table.column_names.index("split")
+        coded = pa.array(list(chosen), pa.string()).dictionary_encode()
+        table = self.table.set_column(place, "split", coded)
+        return ModelZoo(self.path, table, self.card, self.spaces, self.files)
 
     def by_space(self, indices: Iterable[int] | None = None) -> dict[str, np.ndarray]:
-        """Group positions, by default all, by the digest of their weight space."""
+        """Group positions, by default all, by the digest of their weight space, each group in the order given."""
         positions = np.arange(len(self)) if indices is None else np.asarray(list(indices), dtype=int)
-        digests = self.column("space")[positions]
-        return {digest: positions[digests == digest] for digest in self.spaces if (digests == digest).any()}
+        digests, codes = self._codes()
+        order = np.argsort(codes[positions], kind="stable")
+        found, starts = np.unique(codes[positions][order], return_index=True)
+        groups = dict(zip((digests[code] for code in found), np.split(positions[order], starts[1:]), strict=False))
+        return {digest: groups[digest] for digest in self.spaces if digest in groups}
+
+    def batches(self, size: int = 256, seed: int | None = None) -> Iterator[tuple[np.ndarray, NeuronGraph]]:
+        """Go over the zoo once in batches of one space each; no more than a batch is held in memory.
+
+        Args:
+            size: Nets a batch at most.
+            seed: Seed of a shuffle; None goes in the order of the files, where batches are views of them.
+
+        Yields:
+            Positions in this zoo, and the nets as one graph.
+        """
+        random = None if seed is None else np.random.default_rng(seed)
+        groups = [rows if random is None else random.permutation(rows) for rows in self.by_space().values()]
+        parts = [rows[start : start + size] for rows in groups for start in range(0, len(rows), size)]
+        for number in range(len(parts)) if random is None else random.permutation(len(parts)):
+            yield parts[number], self.graph(parts[number])
 
     def stack(self, indices: Sequence[int] | np.ndarray) -> tuple[WeightSpace, dict[str, Tensor]]:
         """Read nets of one weight space.
 
         Args:
-            indices: Positions in this zoo, in any order.
+            indices: Positions in this zoo, in any order. Neighbours in one file are read without a copy.
 
         Returns:
-            Their space and stacked tensors ``[n, *shape]``, in the order of ``indices``.
+            Their space and stacked tensors ``[n, *shape]``, in the order of ``indices``. They may be views of the
+            files: copy them before changing them in place.
 
         Raises:
             ZooError: There are none, they are of several spaces, or a shard cannot be read.
         """
         positions = np.asarray(indices, dtype=int)
-        part = self.table.select(["space", "shard", "row"]).take(pa.array(positions))
-        digests = set(part["space"].to_pylist())
-        if len(digests) != 1:
+        digests, codes = self._codes()
+        found = np.unique(codes[positions])
+        if len(found) != 1:
             raise ZooError(
-                f"Nets stacked together share one weight space, got {len(digests)} spaces for {len(positions)} nets. "
+                f"Nets stacked together share one weight space, got {len(found)} spaces for {len(positions)} nets. "
                 "Group them with zoo.by_space()."
             )
-        digest = digests.pop()
-        shards, rows = part["shard"].to_numpy(), torch.from_numpy(part["row"].to_numpy().astype(np.int64))
-        space = self.spaces[digest]
-        out: dict[str, Tensor] = {}
-        for shard in np.unique(shards):
-            here = torch.from_numpy(np.flatnonzero(shards == shard))
-            for name, stored in self._shard(digest, int(shard)).items():
-                if name not in out:
-                    out[name] = stored.new_empty(len(positions), *stored.shape[1:])
-                out[name][here] = stored[rows[here]]
-        return space, out
+        digest = digests[found[0]]
+        place = self.column("shard")[positions], self.column("row")[positions]
+        return self.spaces[digest], self.files.stack(digest, *place)
 
     def graph(self, indices: Sequence[int] | np.ndarray) -> NeuronGraph:
         """Return nets of one weight space as one batched neuron graph; arguments and errors as :meth:`stack`."""
         space, tensors = self.stack(indices)
         return NeuronGraph(space, tensors)
 
-    def _shard(self, digest: str, shard: int) -> dict[str, Tensor]:
-        path = shard_path(self.path, digest, shard)
-        if path in self._shards:
-            self._shards.move_to_end(path)
-            return self._shards[path]
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in self.spaces[digest].shapes}
-        except (OSError, SafetensorError) as error:
-            raise ZooError(f"Zoo '{self.name}': cannot read shard {path}: {error}. {_REBUILD}") from error
-        self._shards[path] = tensors
-        while len(self._shards) > OPEN_SHARDS:
-            self._shards.popitem(last=False)
-        return tensors
+    def _codes(self) -> tuple[list[str], np.ndarray]:
+        """Digests, and for every net which of them is its space's."""
+        if "" not in self._columns:
+            coded = self.table["space"].combine_chunks()
+            coded = coded if isinstance(coded, pa.DictionaryArray) else coded.dictionary_encode()
+            self._columns[""] = np.asarray(coded.indices)
+            self._digests = list(coded.dictionary.to_pylist())
+        return self._digests, self._columns[""]
 
 
-_REBUILD = "Restore the file, or delete the zoo's folder and build it again."
+def nets_by_shard(table: pa.Table) -> dict[tuple[str, int], int]:
+    """Nets of each shard by digest and number; -1 where its rows are not 0..n-1."""
+    rows = table.select(["space", "shard", "row"]).group_by(["space", "shard"])
+    counted = rows.aggregate([("row", "count"), ("row", "min"), ("row", "max")]).to_pylist()
+    return {
+        (r["space"], r["shard"]): r["row_count"] if (r["row_min"], r["row_max"]) == (0, r["row_count"] - 1) else -1
+        for r in counted
+    }
 
 
 def read_zoo(path: Path) -> ModelZoo:
-    """Open the zoo in a folder.
+    """Open the zoo in a folder: its card and its table are read, nothing else.
 
     Raises:
-        ZooError: There is none, its files are unreadable, or table and shards disagree.
+        ZooError: There is none, or card or table are unreadable. Spaces and shards are checked when they are read;
+            :func:`metanet.zoo.verify_zoo` checks them all.
     """
     if not (path / TABLE).is_file() or not (path / CARD).is_file():
         raise ZooError(_why_missing(path))
     try:
         card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        table = pq.read_table(path / TABLE)
+        table = pq.read_table(path / TABLE, read_dictionary=list(CODED), memory_map=True).unify_dictionaries()
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise ZooError(f"Cannot open the zoo {path}: {error}. {_REBUILD}") from error
+        raise ZooError(f"Cannot open the zoo {path}: {error}. {REBUILD}") from error
     lacking = [name for name in COLUMNS if name not in table.column_names]
     if lacking or not isinstance(card, dict) or "name" not in card:
         problem = f"the table lacks the columns {', '.join(lacking)}" if lacking else "zoo.json names no zoo"
         raise ZooError(f"Cannot open the zoo {path}: {problem}. Columns needed: {', '.join(COLUMNS)}.")
-    digests = table["space"].unique().to_pylist()
-    spaces = {digest: _read_space(path / "spaces" / f"{digest}.json") for digest in sorted(digests)}
-    _check_shards(path, table, spaces)
-    return ModelZoo(path, table, card, spaces)
+    return ModelZoo(path, table, card, Spaces(path, sorted(table["space"].unique().to_pylist())))
 
 
 def _why_missing(path: Path) -> str:
@@ -225,65 +290,3 @@ def _why_missing(path: Path) -> str:
     if path.is_dir():
         return f"No zoo in {path}: got a folder without {TABLE} and {CARD}. Delete it, or give the folder of a zoo."
     return f"No zoo at {path}. Give the folder of a zoo, or build one: open_zoo('digits-cnn', build=True)."
-
-
-def _read_space(path: Path) -> WeightSpace:
-    try:
-        space = WeightSpace.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, MetanetError) as error:
-        raise ZooError(f"Cannot read the weight space {path}: {error}. {_REBUILD}") from error
-    if space.digest != path.stem:
-        raise ZooError(f"The weight space {path} does not match its name: its digest is {space.digest}. {_REBUILD}")
-    return space
-
-
-def _check_shards(path: Path, table: pa.Table, spaces: Mapping[str, WeightSpace]) -> None:
-    """Compare the table with the headers of the shards: names, shapes, and one table row for every row of a shard."""
-    rows = (
-        table.select(["space", "shard", "row"])
-        .group_by(["space", "shard"])
-        .aggregate([("row", "count"), ("row", "min"), ("row", "max"), ("row", "count_distinct")])
-    )
-    for entry in rows.to_pylist():
-        digest, shard, count = entry["space"], entry["shard"], entry["row_count"]
-        file = shard_path(path, digest, shard)
-        if not file.is_file():
-            raise ZooError(
-                f"Table and shards of {path} disagree: shard {file} is missing, "
-                f"the table has {count} nets in it. {_REBUILD}"
-            )
-        stored = _header(file)
-        want = {name: (count, *shape) for name, shape in spaces[digest].shapes.items()}
-        if stored != want:
-            raise ZooError(f"Table and shards of {path} disagree: {file} {_difference(stored, want)}. {_REBUILD}")
-        if (entry["row_min"], entry["row_max"], entry["row_count_distinct"]) != (0, count - 1, count):
-            raise ZooError(
-                f"Table and shards of {path} disagree: rows of {file} are not 0..{count - 1}, each once. {_REBUILD}"
-            )
-
-
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ZooError(f"Cannot read shard {file}: {error}. {_REBUILD}") from error
-
-
-def _difference(stored: dict[str, tuple[int, ...]], want: dict[str, tuple[int, ...]]) -> str:
-    for name, shape in want.items():
-        if name not in stored:
-            return f"lacks the tensor '{name}' of its weight space"
-        if stored[name][1:] != shape[1:]:
-            return f"holds '{name}' as {list(stored[name][1:])}, its weight space says {list(shape[1:])}"
-        if stored[name][:1] != shape[:1]:
-            return f"holds {stored[name][0] if stored[name] else 0} nets, the table {shape[0]}"
-    return f"holds tensors that its weight space does not know: {', '.join(sorted(set(stored) - set(want)))}"
-
-
-def _mask(column: np.ndarray, want: Filter | Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    if callable(want):
-        return np.asarray(want(column), dtype=bool)
-    if isinstance(want, list | tuple | set | frozenset | np.ndarray):
-        return np.isin(column, list(want))
-    return np.asarray(column == want)
