@@ -7,6 +7,7 @@ from metanet.models.flat import FlatMetanet
 from metanet.models.gmn import GMNMetanet
 from metanet.models.graph_gnn import GraphGNNMetanet
 from metanet.models.graph_transformer import GraphTransformerMetanet
+from metanet.models.headed import NeuronPredictor, WeightEditor
 from metanet.models.nfn import NFNMetanet
 from metanet.models.operator import OperatorMetanet
 from metanet.models.probegen import ProbeGenMetanet
@@ -22,9 +23,11 @@ __all__ = [
     "GraphTransformerMetanet",
     "Metanet",
     "NFNMetanet",
+    "NeuronPredictor",
     "OperatorMetanet",
     "PooledMetanet",
     "ProbeGenMetanet",
     "ScaleGMNMetanet",
     "TransformerMetanet",
+    "WeightEditor",
 ]

@@ -21,11 +21,13 @@ class Metanet(nn.Module):
 
     Attributes:
         out_features: Numbers predicted per net.
+        width: Features per neuron that :meth:`encode` gives; 0 if it gives none.
         claims: Kinds of symmetries of a weight space (``permutation``, ``scale``, ``sign``) under which predictions are
             invariant.
     """
 
     out_features: int
+    width: int = 0
     claims: frozenset[str] = frozenset({"permutation"})
 
     def build(self, spaces: Sequence[WeightSpace]) -> None:
@@ -54,6 +56,14 @@ class Metanet(nn.Module):
             f"{type(self).__name__} gives no features of neurons, which heads per neuron and per weight need. "
             f"Choose a metanet that passes messages, such as metanet.models.EdgeStateMetanet"
         )
+
+    def embed(self, graph: NeuronGraph) -> Tensor:
+        """One vector a net, invariant as predictions are, ``[B, any]``.
+
+        Raises:
+            ConfigError: The metanet has none.
+        """
+        raise ConfigError(f"{type(self).__name__} gives no embedding; choose one that does, such as OperatorMetanet")
 
     @abstractmethod
     def forward(self, graph: NeuronGraph) -> Tensor:

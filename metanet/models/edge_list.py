@@ -18,7 +18,7 @@ from metanet.graph.layout import Block
 from metanet.models.base import Metanet
 from metanet.models.edge_state import EdgeStateMetanet
 from metanet.nn.edge_state import EdgeRound
-from metanet.nn.features import link_features
+from metanet.nn.features import link_features, signed_log
 
 
 class EdgeListMetanet(Metanet):
@@ -60,7 +60,7 @@ class EdgeListMetanet(Metanet):
             taps = embedding.taps(weights.new_tensor(block.coordinates)) / block.shape[3] ** 0.5
             mixing[number, : len(taps)] = taps
         links = torch.stack([link_features(layout, b) for b in layout.blocks]).to(weights)[edges.edge_block]
-        mixed = (torch.asinh(weights * fan_in[:, None].sqrt())[:, :, None] * mixing[edges.edge_block]).sum(1)
+        mixed = (signed_log(weights * fan_in[:, None].sqrt())[:, :, None] * mixing[edges.edge_block]).sum(1)
         return mixed + embedding.out(gelu(mixed + embedding.link(links)))
 
 

@@ -22,7 +22,7 @@ class FlatMetanet(Metanet):
     activation of each is one more input. It is invariant to nothing, and claims nothing.
 
     Args:
-        width: Hidden units per layer.
+        hidden: Units per hidden layer.
         layers: Hidden layers.
         out_features: Numbers predicted per net.
         dropout: Dropout before the last layer.
@@ -30,9 +30,9 @@ class FlatMetanet(Metanet):
 
     claims: frozenset[str] = frozenset()
 
-    def __init__(self, width: int = 256, layers: int = 3, out_features: int = 1, dropout: float = 0.0) -> None:
+    def __init__(self, hidden: int = 256, layers: int = 3, out_features: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
-        self.width, self.layers, self.out_features, self.dropout = width, layers, out_features, dropout
+        self.hidden, self.layers, self.out_features, self.dropout = hidden, layers, out_features, dropout
         self.shapes: Shapes | None = None
         self.network = nn.Sequential()
 
@@ -47,8 +47,8 @@ class FlatMetanet(Metanet):
             return
         fan_in = spaces[0].parameters + ACTIVATION_FEATURES
         for _ in range(self.layers):
-            self.network.extend([nn.Linear(fan_in, self.width), nn.LayerNorm(self.width), nn.GELU()])
-            fan_in = self.width
+            self.network.extend([nn.Linear(fan_in, self.hidden), nn.LayerNorm(self.hidden), nn.GELU()])
+            fan_in = self.hidden
         self.network.extend([nn.Dropout(self.dropout), nn.Linear(fan_in, self.out_features)])
 
     def forward(self, graph: NeuronGraph) -> Tensor:
@@ -57,10 +57,14 @@ class FlatMetanet(Metanet):
         Raises:
             SpaceError: The nets are of another architecture than the metanet was built for.
         """
+        return self.network[-1](self.embed(graph))
+
+    def embed(self, graph: NeuronGraph) -> Tensor:
+        """The last hidden layer, ``[B, hidden]``."""
         flat = torch.cat([graph.tensors[name].flatten(1) for name in graph.space.tensor], 1)
         new = self.shapes is None
         self.build([graph.space])
         if new:
             self.network.to(flat)
         known = activation_features(graph.space).to(flat).expand(len(flat), -1)
-        return self.network(torch.cat([signed_log(10 * flat), known], 1))
+        return self.network[:-1](torch.cat([signed_log(10 * flat), known], 1))

@@ -55,7 +55,8 @@ class NFNMetanet(Metanet):
     ) -> None:
         super().__init__()
         self.kind, self.channels, self.layers, self.hidden = kind, channels, layers, hidden
-        self.width, self.out_features, self.dropout = channels, out_features, dropout
+        self.width = channels if kind == "NP" else 0
+        self.out_features, self.dropout = out_features, dropout
         self.shapes: Shapes | None = None
         self.lift_blocks, self.lift_vectors, self.equivariant = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.head = nn.Sequential()
@@ -94,9 +95,13 @@ class NFNMetanet(Metanet):
         Raises:
             SpaceError: The nets are no chain of layers, or of another architecture than the metanet was built for.
         """
+        return self.head(self.embed(graph))
+
+    def embed(self, graph: NeuronGraph) -> Tensor:
+        """Means of all features, and the activations, ``[B, any]``."""
         means = self._run(graph).means()
         known = activation_features(graph.space).to(means).expand(len(means), -1)
-        return self.head(torch.cat([means, known], 1))
+        return torch.cat([means, known], 1)
 
     def encode(self, graph: NeuronGraph) -> list[Tensor]:
         """Features of every neuron, ``[B, N, channels]`` per node set; of NP only, as HNP has none for inputs."""

@@ -45,7 +45,7 @@ class ProbeGenMetanet(Metanet):
         probes: Probes K.
         latent: Numbers per ``z_k``.
         depth: Linear maps of the generator.
-        width: Hidden units of generator and head.
+        hidden: Hidden units of generator and head.
         out_features: Numbers predicted per net.
         dropout: Dropout before the last layer.
     """
@@ -60,7 +60,7 @@ class ProbeGenMetanet(Metanet):
         probes: int = 64,
         latent: int = 32,
         depth: int = 3,
-        width: int = 128,
+        hidden: int = 128,
         out_features: int = 1,
         dropout: float = 0.0,
     ) -> None:
@@ -73,15 +73,15 @@ class ProbeGenMetanet(Metanet):
         self._networks = {name: net.eval() for name, net in networks.items()}  # no children: only their code is used
         self.input_shape, self.out_features = tuple(input_shape), out_features
         self.latents = nn.Parameter(torch.randn(probes, latent))
-        widths = [latent, *([width] * (depth - 1)), math.prod(self.input_shape)]
+        widths = [latent, *([hidden] * (depth - 1)), math.prod(self.input_shape)]
         self.generator = nn.Sequential(*(nn.Linear(a, b) for a, b in itertools.pairwise(widths)))
         self.head = nn.Sequential(
-            nn.Linear(probes * self._outputs(), width),
+            nn.Linear(probes * self._outputs(), hidden),
             nn.GELU(),
-            nn.Linear(width, width),
+            nn.Linear(hidden, hidden),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(width, out_features),
+            nn.Linear(hidden, out_features),
         )
 
     def forward(self, graph: NeuronGraph) -> Tensor:
@@ -90,13 +90,17 @@ class ProbeGenMetanet(Metanet):
         Raises:
             ConfigError: There is no network for the nonlinearities of the nets.
         """
+        return self.head[-1](self.embed(graph))
+
+    def embed(self, graph: NeuronGraph) -> Tensor:
+        """The last hidden layer, ``[B, hidden]``."""
         network = self._network(activations(graph.space))
         probes = self.generator(self.latents).unflatten(1, self.input_shape)
 
         def outputs(tensors: dict[str, Tensor]) -> Tensor:
             return torch.func.functional_call(network, tensors, (probes,)).flatten()
 
-        return self.head(torch.func.vmap(outputs)(dict(graph.tensors)))
+        return self.head[:-1](torch.func.vmap(outputs)(dict(graph.tensors)))
 
     def _network(self, name: str) -> nn.Module:
         for key in (name, "any"):

@@ -16,13 +16,13 @@ from torch.nn.functional import gelu
 from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
-from metanet.nn.features import LINK_FEATURES, link_features
+from metanet.nn.features import LINK_FEATURES, layout_features, signed_log
 
 
 class EdgeEmbedding(nn.Module):
     """First state of every connection: ``m + V gelu(m + U link)``.
 
-    Here ``m = sum_k c(x_k) asinh(w_k sqrt(fan_in)) / sqrt(K)``; the coefficients ``c`` are a network on the coordinates
+    Here ``m = sum_k c(x_k) slog(w_k sqrt(fan_in)) / sqrt(K)``; the coefficients ``c`` are a network on the coordinates
     ``x_k`` of the kernel taps, so that kernels of any size share parameters.
 
     Args:
@@ -37,16 +37,13 @@ class EdgeEmbedding(nn.Module):
 
     def forward(self, graph: NeuronGraph) -> list[Tensor]:
         """States ``[B, D, T, S, d]`` of every block of the layout."""
-        layout = graph.layout
-        return [
-            self.embed(weights, block, link_features(layout, block).to(weights))
-            for block, weights in zip(layout.blocks, graph.blocks(), strict=True)
-        ]
+        weights, links = graph.blocks(), layout_features(graph.space)[0].to(self.out.weight)
+        return [self.embed(w, b, link) for w, b, link in zip(weights, graph.layout.blocks, links, strict=True)]
 
     def embed(self, weights: Tensor, block: Block, link: Tensor) -> Tensor:
         """``[B, D, T, S, K] -> [B, D, T, S, d]``."""
         coefficients = self.taps(weights.new_tensor(block.coordinates)) / block.shape[3] ** 0.5
-        mixed = torch.asinh(weights * block.fan_in**0.5) @ coefficients
+        mixed = signed_log(weights * block.fan_in**0.5) @ coefficients
         return mixed + self.out(gelu(mixed + self.link(link)))
 
 
