@@ -43,7 +43,7 @@ def f(*numbers):
 
 
 X, IMAGE, ROW, KERNEL, GRID = r(2, 3, 4), r(2, 4, 7, 6), r(3, 5), r(4, 3, 2, 2), r(2, 3, 3, 2)
-UNARY = (
+UNARY = (  # noqa: SIM905 (a list of names)
     "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor IsInf IsNaN Log Neg Reciprocal Relu Round Sigmoid Sign "
     "Sin Sinh Softplus Softsign Sqrt Tan Tanh HardSwish Mish Identity Dropout LeakyRelu Elu Celu Selu Gelu HardSigmoid "
     "ThresholdedRelu Shrink Softmax LogSoftmax Hardmax Flatten Transpose Shape Size LpNormalization"
