@@ -17,7 +17,9 @@ from collections.abc import Sequence
 import torch
 from common import options, report
 
-from metanet.zoo.batched.train import blocks, evaluate_block, train_block
+from metanet.zoo.batched.blocking import blocks
+from metanet.zoo.batched.evaluate import evaluate_block
+from metanet.zoo.batched.train import train_block
 from metanet.zoo.draws import NetPlan, plan_net
 from metanet.zoo.images import Images, load_images
 from metanet.zoo.loop import evaluate_net, train_net

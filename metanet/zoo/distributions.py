@@ -28,6 +28,10 @@ class Constant:
         """Return the value; the generator is not touched."""
         return self.value
 
+    def support(self) -> list[Any]:
+        """Return the values that the recipe names, to be checked one by one."""
+        return [self.value]
+
     def to_dict(self) -> Any:
         """Return what the recipe file says."""
         return self.value
@@ -42,6 +46,10 @@ class Choice:
     def draw(self, rng: np.random.Generator, drawn: Mapping[str, Value]) -> Value:
         """Return one of the values."""
         return self.values[int(rng.integers(len(self.values)))]
+
+    def support(self) -> list[Any]:
+        """Return the values that the recipe names, to be checked one by one."""
+        return list(self.values)
 
     def to_dict(self) -> Any:
         """Return what the recipe file says."""
@@ -64,6 +72,10 @@ class Interval:
         else:
             value = float(rng.uniform(self.low, self.high))
         return round(value) if whole else min(max(value, self.low), self.high)
+
+    def support(self) -> list[Any]:
+        """Return the values that the recipe names, to be checked one by one."""
+        return [self.low, self.high]
 
     def to_dict(self) -> Any:
         """Return what the recipe file says."""
@@ -90,6 +102,10 @@ class By:
                 f"{', '.join(cases)}. Declare '{self.key}' before it and give every value a case."
             )
         return cases[str(drawn[self.key])].draw(rng, drawn)
+
+    def support(self) -> list[Any]:
+        """Return the values that the recipe names, to be checked one by one."""
+        return [value for _, case in self.cases for value in case.support()]
 
     def to_dict(self) -> Any:
         """Return what the recipe file says."""

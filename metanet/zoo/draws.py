@@ -1,4 +1,4 @@
-"""Everything random about a zoo: hyperparameters, initial weights, data order, dropout, split.
+"""Everything random about a zoo: hyperparameters, architecture, weights, data order, augmentation, dropout, split.
 
 Each purpose of each net has its own stream, a function of ``(recipe seed, net, purpose)`` alone. Shards can be built
 in any order by any process, adding a hyperparameter does not disturb the others, and the plain loop
@@ -14,24 +14,51 @@ from typing import Any
 
 import numpy as np
 
-from metanet.zoo.architecture import Architecture, Conv, Linear
+from metanet.zoo.architecture import Architecture
 from metanet.zoo.distributions import Value
+from metanet.zoo.hyperparameters import DEFAULTS
+from metanet.zoo.images import TRAIN_IMAGES
 from metanet.zoo.recipe import SPLITS, Recipe
 
 
 @dataclass(frozen=True)
 class NetPlan:
-    """One net to train: its number, hyperparameters and resolved architecture."""
+    """One net to train: its number, hyperparameters and resolved architecture.
+
+    Attributes:
+        net: Number, from 0.
+        seed: Of the recipe.
+        hyperparameters: What was drawn, and the number of ``steps``.
+        architecture: Resolved.
+        checkpoints: Steps after which weights are kept besides the end, rising; those beyond the end do not count.
+    """
 
     net: int
     seed: int
     hyperparameters: dict[str, Any]
     architecture: Architecture
+    checkpoints: tuple[int, ...] = ()
 
     @property
     def steps(self) -> int:
         """Training steps."""
         return int(self.hyperparameters["steps"])
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every hyperparameter, by default where the recipe says nothing."""
+        return DEFAULTS | self.hyperparameters
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Steps after which weights are kept, the last one the end."""
+        return (*(step for step in self.checkpoints if step < self.steps), self.steps)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, from 0: ``constant``, or falling to 0 as a ``cosine`` or ``linear``."""
+        done, schedule = step / self.steps, self.settings["schedule"]
+        factor = {"cosine": 0.5 + 0.5 * math.cos(math.pi * done), "linear": 1 - done}.get(schedule, 1.0)
+        return float(self.settings["learning_rate"]) * factor
 
 
 def stream(seed: int, net: int, purpose: str) -> np.random.Generator:
@@ -41,14 +68,20 @@ def stream(seed: int, net: int, purpose: str) -> np.random.Generator:
 
 
 def plan_net(recipe: Recipe, net: int) -> NetPlan:
-    """Draw the hyperparameters of net number ``net`` (from 0)."""
+    """Draw the hyperparameters and the architecture of net number ``net`` (from 0)."""
     drawn: dict[str, Value] = {}
     for name, distribution in recipe.hyperparameters:
         drawn[name] = distribution.draw(stream(recipe.seed, net, name), drawn)
+    unit = 1
+    if "epochs" in drawn:
+        fraction = float(drawn.get("train_fraction", DEFAULTS["train_fraction"]))
+        unit = max(1, max(1, round(TRAIN_IMAGES[recipe.source] * fraction)) // recipe.batch_size)
+        drawn["steps"] = int(drawn["epochs"]) * unit
     drawn["steps"] = max(1, int(drawn["steps"]))
     if recipe.max_steps is not None:
         drawn["steps"] = min(int(drawn["steps"]), recipe.max_steps)
-    return NetPlan(net, recipe.seed, dict(drawn), recipe.architecture.resolve(drawn))
+    architecture = recipe.architecture.draw(stream(recipe.seed, net, "architecture"), drawn)
+    return NetPlan(net, recipe.seed, dict(drawn), architecture, tuple(unit * n for n in recipe.checkpoints))
 
 
 def splits(recipe: Recipe) -> list[str]:
@@ -60,78 +93,68 @@ def splits(recipe: Recipe) -> list[str]:
     return [SPLITS[min(int(np.searchsorted(edges, p, side="right")), 2)] for p in position]
 
 
-def initial_weights(plan: NetPlan) -> dict[str, np.ndarray]:
-    """Draw the initial ``state_dict`` of a net, float64, by its hyperparameters ``init`` and ``init_gain``.
-
-    ``default`` is PyTorch's, uniform in +-1/sqrt(fan_in) for weights and biases; the others are the functions of
-    ``torch.nn.init`` of that name, with zero biases. Weights are then multiplied by the gain.
-    """
-    rng = stream(plan.seed, plan.net, "weights")
-    scheme, gain = plan.hyperparameters["init"], plan.hyperparameters["init_gain"]
-    out = {}
-    arch = plan.architecture
-    for name, layer, shape in zip(arch.names(), arch.layers, arch.shapes(), strict=False):
-        if not isinstance(layer, Conv | Linear):
-            continue
-        full = (
-            (layer.out, shape[0], layer.kernel, layer.kernel)
-            if isinstance(layer, Conv)
-            else (layer.out, math.prod(shape))
-        )
-        fan_in, fan_out = math.prod(full[1:]), layer.out * math.prod(full[2:])
-        bias = np.zeros(layer.out)
-        if scheme == "default":
-            bound = 1 / math.sqrt(fan_in)
-            weight, bias = rng.uniform(-bound, bound, full), rng.uniform(-bound, bound, layer.out)
-        elif scheme == "kaiming_normal":
-            weight = rng.normal(0, math.sqrt(2 / fan_in), full)
-        elif scheme == "xavier_uniform":
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            weight = rng.uniform(-bound, bound, full)
-        else:
-            weight = _orthogonal(rng, layer.out, fan_in).reshape(full)
-        out[f"{name}.weight"], out[f"{name}.bias"] = gain * weight, bias
-    return out
-
-
-def _orthogonal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """Draw a ``[rows, columns]`` matrix with orthonormal rows, or columns where there are fewer of them."""
-    q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-    q = q * np.sign(np.diag(r))
-    return q if rows >= columns else q.T
-
-
 def training_subset(plan: NetPlan, train: np.ndarray) -> np.ndarray:
     """Return the training images of a net: a random ``train_fraction`` of ``train``, at least one."""
-    size = max(1, round(len(train) * float(plan.hyperparameters["train_fraction"])))
+    size = max(1, round(len(train) * float(plan.settings["train_fraction"])))
     return stream(plan.seed, plan.net, "subset").permutation(train)[:size]
 
 
+def training_classes(plan: NetPlan, classes: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the classes a net is trained on: each of a training image wrong with probability ``label_noise``."""
+    noise = float(plan.settings["label_noise"])
+    if noise == 0:
+        return classes
+    rng, count = stream(plan.seed, plan.net, "label_noise"), int(classes.max()) + 1
+    wrong = train[rng.random(len(train)) < noise]
+    out = classes.copy()
+    out[wrong] = (out[wrong] + rng.integers(1, count, len(wrong))) % count
+    return out
+
+
+def image_of(plan: NetPlan, images: int) -> int:
+    """Return the image that a net fits: all images in a random order, and again when there are more nets."""
+    order = stream(plan.seed, plan.net // images, "images").permutation(images)
+    return int(order[plan.net % images])
+
+
 class NetStream:
-    """What a net consumes while it trains, step after step: image positions and dropout masks.
+    """What a net consumes while it trains, step after step: data positions, augmentation, dropout masks.
 
     Args:
         plan: The net.
-        train: Positions of all training images.
+        subset: Positions of its training images, or of the points of the image that it fits.
         batch_size: Images a step. Batches run on over the ends of epochs, so that all have this size.
     """
 
-    def __init__(self, plan: NetPlan, train: np.ndarray, batch_size: int) -> None:
+    def __init__(self, plan: NetPlan, subset: np.ndarray, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._rate = float(plan.hyperparameters["dropout"])
-        self._subset = training_subset(plan, train)
+        self._rate = float(plan.settings["dropout"])
+        self._flip, self._shift = float(plan.settings["flip"]), int(plan.settings["shift"])
+        self._subset = subset
         self._order = stream(plan.seed, plan.net, "order")
         self._dropout = stream(plan.seed, plan.net, "dropout_masks")
+        self._moves = stream(plan.seed, plan.net, "moves")
         self._left = self._subset[:0]
 
+    @property
+    def augments(self) -> bool:
+        """Whether images are moved at all."""
+        return self._flip > 0 or self._shift > 0
+
     def positions(self, steps: int) -> np.ndarray:
-        """Return the image positions of the next steps, ``[steps, batch]``: epoch after epoch, each in random order."""
+        """Return the data positions of the next steps, ``[steps, batch]``: epoch after epoch, each in random order."""
         need = steps * self.batch_size
         missing = max(0, need - len(self._left))
         epochs = [self._order.permutation(self._subset) for _ in range(-(-missing // len(self._subset)))]
         pool = np.concatenate([self._left, *epochs])
         self._left = pool[need:]
         return pool[:need].reshape(steps, self.batch_size)
+
+    def moves(self, steps: int) -> np.ndarray:
+        """Return how images are moved in the next steps, ``[steps, batch, 3]``: flipped or not, rows, columns."""
+        drawn = self._moves.random((steps, self.batch_size, 3))
+        shifts = np.floor(drawn[..., 1:] * (2 * self._shift + 1)) - self._shift
+        return np.concatenate([drawn[..., :1] < self._flip, shifts], axis=2).astype(np.int64)
 
     def masks(self, steps: int, features: int) -> np.ndarray:
         """Return dropout factors of the next steps, ``[steps, features, batch]`` float32: 0 or 1 / (1 - rate)."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from metanet.space import WeightSpace
-from metanet.zoo.architecture import SmallCNN, parse_architecture
+from metanet.zoo.architecture import parse_architecture
+from metanet.zoo.plain import SmallCNN
 from metanet.zoo.store import ModelZoo
 
 INPUTS = 16  # random inputs a function is compared on

@@ -13,6 +13,7 @@ from metanet.zoo.image_files import read_cifar, read_idx
 from metanet.zoo.sources import SOURCES, Source, fetch_images, find_source, images_folder, read_content
 
 SCALES = ("standard", "signed", "unit")
+TRAIN_IMAGES = {"digits": 1000, "mnist": 60000, "fashion_mnist": 60000, "cifar10": 50000}
 CHUNK = 5000  # images worked on at once, to bound memory
 
 

@@ -2,75 +2,150 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metanet.zoo.architecture import SmallCNN
-from metanet.zoo.batched.train import summarise
-from metanet.zoo.draws import NetPlan, NetStream, initial_weights, training_subset
+from metanet.zoo.batched.evaluate import Labels, measured_images, summarise, summarise_fit
+from metanet.zoo.draws import NetPlan, NetStream, image_of, training_classes, training_subset
+from metanet.zoo.fields import Fields, move_images
 from metanet.zoo.images import Images
+from metanet.zoo.initial import initial_weights
+from metanet.zoo.plain import SmallCNN
 
 
 class GivenDropout(nn.Module):
     """Dropout whose factors come from the net's own stream instead of PyTorch's generator."""
 
-    def __init__(self, stream: NetStream) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._stream = stream
+        self.factors: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x`` times the next factors while training, ``x`` otherwise."""
-        if not self.training:
+        """Return ``x`` times the factors while training, ``x`` otherwise."""
+        if not self.training or self.factors is None:
             return x
-        factors = torch.from_numpy(self._stream.masks(1, x[0].numel())[0].T.copy())
-        return x * factors.to(x.dtype).view(x.shape)
+        return x * self.factors.to(x.dtype).view(x.shape)
 
 
-def train_net(plan: NetPlan, images: Images, batch_size: int, dtype: torch.dtype = torch.float32) -> SmallCNN:
+def train_net(
+    plan: NetPlan,
+    data: Images | Fields,
+    batch_size: int,
+    dtype: torch.dtype = torch.float32,
+    keep: Callable[[int, SmallCNN], None] | None = None,
+) -> SmallCNN:
     """Train one net of a recipe.
 
     Args:
         plan: From :func:`metanet.zoo.draws.plan_net`.
-        images: Images to train on.
-        batch_size: Images a step.
+        data: What to train on.
+        batch_size: Images or points a step.
         dtype: Of weights and activations.
+        keep: Called with step and net at every checkpoint, the end included.
     """
-    stream = NetStream(plan, images.train, batch_size)
-    module = SmallCNN(plan.architecture).to(dtype)
-    module.load_state_dict({name: torch.from_numpy(w).to(dtype) for name, w in initial_weights(plan).items()})
-    for name, child in list(module.named_children()):
-        if isinstance(child, nn.Dropout):
-            setattr(module, name, GivenDropout(stream))
-    optimizer = _optimizer(module, plan.hyperparameters)
-    pixels, classes = torch.from_numpy(images.pixels).to(dtype), torch.from_numpy(images.classes)
-    for _ in range(plan.steps):
-        batch = torch.from_numpy(stream.positions(1)[0])
+    subset = training_subset(plan, data.train) if isinstance(data, Images) else np.arange(len(data.points))
+    stream = NetStream(plan, subset, batch_size)
+    module, dropouts = _module(plan, dtype)
+    optimizer = _optimizer(module, plan.settings)
+    loss = _classify(plan, data, dtype) if isinstance(data, Images) else _fit(plan, data, dtype)
+    for step in range(plan.steps + 1):
+        if keep is not None and step in plan.kept:
+            keep(step, module)
+        if step == plan.steps:
+            return module
+        _draw_factors(dropouts, stream)
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
         optimizer.zero_grad()
-        functional.cross_entropy(module(pixels[batch]), classes[batch]).backward()
+        loss(module, stream, batch_size).backward()
         optimizer.step()
     return module
 
 
-def _optimizer(module: nn.Module, hyperparameters: dict[str, Any]) -> torch.optim.Optimizer:
-    lr, decay = hyperparameters["learning_rate"], hyperparameters["weight_decay"]
-    if hyperparameters["optimizer"] == "sgd":
-        momentum = hyperparameters["momentum"]
-        return torch.optim.SGD(module.parameters(), lr=lr, weight_decay=decay, momentum=momentum)
-    if hyperparameters["optimizer"] == "adam":
-        return torch.optim.Adam(module.parameters(), lr=lr, weight_decay=decay)
-    return torch.optim.RMSprop(module.parameters(), lr=lr, weight_decay=decay)
+def _module(plan: NetPlan, dtype: torch.dtype) -> tuple[SmallCNN, list[tuple[GivenDropout, tuple[int, ...]]]]:
+    """Return the net with its initial weights, and its dropout layers with the shapes they read."""
+    module = SmallCNN(plan.architecture).to(dtype)
+    module.load_state_dict({name: torch.from_numpy(w).to(dtype) for name, w in initial_weights(plan).items()})
+    dropouts = []
+    for name, shape in zip(plan.architecture.names(), plan.architecture.shapes(), strict=False):
+        if isinstance(dict(module.named_children()).get(name), nn.Dropout):
+            setattr(module, name, GivenDropout())
+            dropouts.append((module.get_submodule(name), shape))
+    return module, dropouts  # type: ignore[return-value]
+
+
+def _draw_factors(dropouts: list[tuple[GivenDropout, tuple[int, ...]]], stream: NetStream) -> None:
+    sizes = [int(np.prod(shape)) for _, shape in dropouts]
+    if sizes:
+        drawn = torch.from_numpy(stream.masks(1, sum(sizes))[0].T.copy())
+        for (dropout, _), part in zip(dropouts, drawn.split(sizes, dim=1), strict=True):
+            dropout.factors = part
+
+
+Loss = Callable[[nn.Module, NetStream, int], Tensor]
+
+
+def _classify(plan: NetPlan, images: Images, dtype: torch.dtype) -> Loss:
+    pixels = torch.from_numpy(images.pixels).to(dtype)
+    classes = torch.from_numpy(training_classes(plan, images.classes, images.train))
+
+    def loss(module: nn.Module, stream: NetStream, batch_size: int) -> Tensor:
+        batch = torch.from_numpy(stream.positions(1)[0])
+        x = pixels[batch]
+        if stream.augments:
+            x = move_images(x, torch.from_numpy(stream.moves(1)[0]))
+        return functional.cross_entropy(module(x), classes[batch])
+
+    return loss
+
+
+def _fit(plan: NetPlan, fields: Fields, dtype: torch.dtype) -> Loss:
+    points = torch.from_numpy(fields.points).to(dtype)
+    values = torch.from_numpy(fields.values[image_of(plan, len(fields.values))].T).to(dtype).contiguous()
+
+    def loss(module: nn.Module, stream: NetStream, batch_size: int) -> Tensor:
+        if batch_size == len(points):
+            return functional.mse_loss(module(points), values)
+        batch = torch.from_numpy(stream.positions(1)[0])
+        return functional.mse_loss(module(points[batch]), values[batch])
+
+    return loss
+
+
+def _optimizer(module: nn.Module, settings: dict[str, Any]) -> torch.optim.Optimizer:
+    rate, decay, epsilon = settings["learning_rate"], settings["weight_decay"], settings["epsilon"]
+    spared = settings["decay_biases"] == "no"
+    groups = [
+        {"params": [p], "weight_decay": 0.0 if spared and name.endswith("bias") else decay}
+        for name, p in module.named_parameters()
+    ]
+    if settings["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=settings["momentum"])
+    if settings["optimizer"] == "adam":
+        return torch.optim.Adam(groups, lr=rate, eps=epsilon)
+    return torch.optim.RMSprop(groups, lr=rate, alpha=settings["smoothing"], eps=epsilon)
 
 
 @torch.no_grad()
-def evaluate_net(plan: NetPlan, module: nn.Module, images: Images) -> dict[str, float | bool]:
-    """Measure a trained net; keys as in :func:`metanet.zoo.batched.train.evaluate_block`."""
+def evaluate_net(
+    plan: NetPlan, module: nn.Module, data: Images | Fields, measure: tuple[int, int] | None = None
+) -> Labels:
+    """Measure a trained net; keys as in :func:`metanet.zoo.batched.evaluate.evaluate_block`, without ``step``."""
     dtype = next(module.parameters()).dtype
     module.eval()
-    logits, classes = module(torch.from_numpy(images.pixels).to(dtype)), torch.from_numpy(images.classes)
-    losses = functional.cross_entropy(logits, classes, reduction="none")
-    subset = torch.from_numpy(training_subset(plan, images.train))
-    finite = all(bool(torch.isfinite(p).all()) for p in module.parameters())
-    return summarise(losses, logits.argmax(dim=1) == classes, subset, torch.from_numpy(images.test), finite)
+    finite = all(bool(torch.isfinite(value).all()) for value in module.state_dict().values())
+    if not isinstance(data, Images):
+        truth = torch.from_numpy(data.values[image_of(plan, len(data.values))].T).to(dtype)
+        error = (module(torch.from_numpy(data.points).to(dtype)) - truth).double().square().mean()
+        return summarise_fit(plan, float(error), data, finite)
+    train, test = measured_images(plan, data, measure)
+    where = np.concatenate([train, test])
+    truth = torch.from_numpy(training_classes(plan, data.classes, data.train)[where])
+    logits = module(torch.from_numpy(data.pixels[where]).to(dtype))
+    losses = functional.cross_entropy(logits, truth, reduction="none")
+    return summarise(losses, logits.argmax(dim=1) == truth, len(train), finite)

@@ -10,31 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from metanet.errors import ZooError
-from metanet.zoo.architecture import ACTIVATIONS, Architecture, parse_architecture
-from metanet.zoo.distributions import By, Choice, Constant, Distribution, parse_distribution
+from metanet.zoo.distributions import Distribution
+from metanet.zoo.hyperparameters import check_keys, parse_hyperparameters
+from metanet.zoo.structure import Structure, parse_structure
 
-OPTIMIZERS = ("sgd", "adam", "rmsprop")
-INITS = ("default", "kaiming_normal", "xavier_uniform", "orthogonal")
-HYPERPARAMETERS: dict[str, tuple[str, ...]] = {  # name -> accepted values; empty: a number
-    "activation": tuple(ACTIVATIONS),
-    "optimizer": OPTIMIZERS,
-    "learning_rate": (),
-    "momentum": (),
-    "weight_decay": (),
-    "dropout": (),
-    "init": INITS,
-    "init_gain": (),
-    "train_fraction": (),
-    "steps": (),
-}
 SPLITS = ("train", "validation", "test")
+TASKS = ("classify", "fit")
+COORDINATES = ("xy", "ij")
+IMAGE_OPTIONS = {"grayscale": bool, "pool": int, "scale": str}
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,17 @@ class Recipe:
         nets: How many nets.
         shard_size: Nets a shard file; a build resumes at this grain.
         batch_size: Images a training step.
-        architecture: Layers; parts of it may be left to hyperparameters.
+        architecture: Distribution of layers; parts of it may be left to hyperparameters.
         hyperparameters: Name and distribution of each, in the order drawn.
         split: Fractions of train, validation and test nets.
         max_steps: Upper bound on every net's training steps, or ``None``.
+        task: ``classify`` images, or ``fit`` one image a net as a function of position.
+        images: Options of :func:`metanet.zoo.images.load_images`.
+        checkpoints: When weights are kept besides the end of the training, in ``epochs`` if the recipe has that
+            hyperparameter, else in ``steps``. All of one training share a run, and so a split.
+        measure: How many training and test images accuracies and losses are measured on; all if ``None``. Training
+            images are the first of each net's own, in its random order, test images a random choice for all nets.
+        coordinates: Of a task ``fit``: ``xy`` for (column, row), ``ij`` for (row, column).
     """
 
     name: str
@@ -66,10 +63,15 @@ class Recipe:
     nets: int
     shard_size: int
     batch_size: int
-    architecture: Architecture
+    architecture: Structure
     hyperparameters: tuple[tuple[str, Distribution], ...]
     split: tuple[float, float, float]
     max_steps: int | None = None
+    task: str = "classify"
+    images: tuple[tuple[str, Any], ...] = ()
+    checkpoints: tuple[int, ...] = ()
+    measure: tuple[int, int] | None = None
+    coordinates: str = "xy"
 
     def __post_init__(self) -> None:
         for key in ("nets", "shard_size", "batch_size", "version", "max_steps"):
@@ -97,7 +99,10 @@ class Recipe:
         out["architecture"] = self.architecture.to_dict()
         out["hyperparameters"] = {name: d.to_dict() for name, d in self.hyperparameters}
         out["split"] = dict(zip(SPLITS, self.split, strict=True))
-        return {key: value for key, value in out.items() if value is not None}
+        out["images"], out["checkpoints"] = dict(self.images), list(self.checkpoints)
+        out["measure"] = None if self.measure is None else {"train": self.measure[0], "test": self.measure[1]}
+        unsaid = {"task": "classify", "images": {}, "checkpoints": [], "coordinates": "xy"}
+        return {key: value for key, value in out.items() if value is not None and value != unsaid.get(key)}
 
     @property
     def digest(self) -> str:
@@ -143,52 +148,44 @@ def parse_recipe(given: Any) -> Recipe:
     accepted = [field.name for field in fields(Recipe)]
     if not isinstance(given, Mapping):
         raise ZooError(f"A recipe is a mapping, got {type(given).__name__}. Accepted keys: {', '.join(accepted)}.")
-    _check_keys("recipe", given, accepted, required=[key for key in accepted if key != "max_steps"])
+    check_keys("recipe", given, accepted, required=[f.name for f in fields(Recipe) if f.default is MISSING])
     parts = dict(given)
-    parts["architecture"] = parse_architecture(given["architecture"])
-    parts["hyperparameters"] = _parse_hyperparameters(given["hyperparameters"])
+    parts["architecture"] = parse_structure(given["architecture"])
+    parts["hyperparameters"] = parse_hyperparameters(given["hyperparameters"])
     parts["split"] = _parse_split(given["split"])
+    parts["images"] = _parse_images(given.get("images", {}))
+    parts["checkpoints"] = _parse_checkpoints(given.get("checkpoints", []))
+    parts["measure"] = _parse_measure(given.get("measure"))
+    for key, allowed in (("task", TASKS), ("coordinates", COORDINATES)):
+        if key in given and given[key] not in allowed:
+            raise ZooError(f"Recipe key '{key}': got {given[key]!r}. Accepted: {', '.join(allowed)}.")
     for key in ("name", "description", "licence", "source"):
         if not isinstance(parts[key], str) or not parts[key]:
             raise ZooError(f"Recipe key '{key}': got {parts[key]!r}. Accepted: a text.")
     return Recipe(**parts)
 
 
-def _check_keys(where: str, given: Mapping[str, Any], accepted: list[str], required: list[str]) -> None:
-    for key in given:
-        if key not in accepted:
-            raise ZooError(f"Unknown key '{key}' in {where}. Accepted: {', '.join(accepted)}.")
-    for key in required:
-        if key not in given:
-            raise ZooError(f"Key '{key}' is missing in {where}. Needed: {', '.join(required)}.")
+def _parse_images(given: Any) -> tuple[tuple[str, Any], ...]:
+    if not isinstance(given, Mapping) or any(type(v) is not IMAGE_OPTIONS.get(k) for k, v in given.items()):
+        raise ZooError(f"Recipe key 'images': got {given!r}. Accepted: grayscale (true, false), pool, scale (a text).")
+    return tuple((str(key), value) for key, value in given.items())
 
 
-def _parse_hyperparameters(given: Any) -> tuple[tuple[str, Distribution], ...]:
-    names = list(HYPERPARAMETERS)
-    if not isinstance(given, Mapping):
-        raise ZooError(f"Recipe key 'hyperparameters': got {given!r}. Accepted keys, all needed: {', '.join(names)}.")
-    _check_keys("hyperparameters", given, names, required=names)
-    out = tuple((name, parse_distribution(f"hyperparameters.{name}", body)) for name, body in given.items())
-    for name, distribution in out:
-        for value in _values(distribution):
-            allowed = HYPERPARAMETERS[name]
-            if (allowed and value not in allowed) or (not allowed and type(value) not in (int, float)):
-                raise ZooError(
-                    f"Recipe key 'hyperparameters.{name}': got {value!r}. Accepted: {', '.join(allowed) or 'numbers'}"
-                    + (" (YAML reads 1e-3 as text: write 1.0e-3)." if not allowed else ".")
-                )
-    return out
+def _parse_checkpoints(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list) or any(type(n) is not int or n < 0 for n in given) or given != sorted(set(given)):
+        raise ZooError(f"Recipe key 'checkpoints': got {given!r}. Accepted: whole numbers >= 0, rising.")
+    return tuple(given)
 
 
-def _values(distribution: Distribution) -> list[Any]:
-    """Return the values that a distribution lists, to be checked one by one."""
-    if isinstance(distribution, Constant):
-        return [distribution.value]
-    if isinstance(distribution, Choice):
-        return list(distribution.values)
-    if isinstance(distribution, By):
-        return [value for _, case in distribution.cases for value in _values(case)]
-    return [distribution.low, distribution.high]
+def _parse_measure(given: Any) -> tuple[int, int] | None:
+    if given is None:
+        return None
+    if not isinstance(given, Mapping) or set(given) != {"train", "test"}:
+        raise ZooError(f"Recipe key 'measure': got {given!r}. Accepted: train and test, numbers of images.")
+    counts = (given["train"], given["test"])
+    if any(type(n) is not int or n < 1 for n in counts):
+        raise ZooError(f"Recipe key 'measure': got {dict(given)!r}. Accepted: whole numbers >= 1.")
+    return counts
 
 
 def _parse_split(given: Any) -> tuple[float, float, float]:

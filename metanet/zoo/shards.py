@@ -18,10 +18,13 @@ import torch
 
 from metanet.space import WeightSpace, trace
 from metanet.symmetry import certify
-from metanet.zoo.architecture import Architecture, SmallCNN
-from metanet.zoo.batched.train import blocks, evaluate_block, train_block
+from metanet.zoo.architecture import Architecture
+from metanet.zoo.batched.blocking import blocks
+from metanet.zoo.batched.evaluate import evaluate_block
+from metanet.zoo.batched.train import train_block
 from metanet.zoo.draws import NetPlan, plan_net
-from metanet.zoo.images import load_images
+from metanet.zoo.fields import load_data
+from metanet.zoo.plain import SmallCNN
 from metanet.zoo.recipe import Recipe, parse_recipe
 
 HEADER = "metanet.nets"  # the only key: safetensors does not promise an order of several
@@ -91,19 +94,24 @@ def make_shard(job: Job, shard: Shard, progress: Callable[[int], None]) -> Made:
         progress: Called with the number of nets trained since the last call.
     """
     recipe = job.recipe
-    images = load_images(recipe.source, folder=job.images)
-    place = {plan.net: row for row, plan in enumerate(shard.plans)}
-    labels: list[dict[str, Any]] = [{} for _ in place]
+    data = load_data(recipe, job.images)
+    place: dict[int, range] = {}  # rows of each net: one a checkpoint
+    count = 0
+    for plan in shard.plans:
+        place[plan.net] = range(count, count + len(plan.kept))
+        count += len(plan.kept)
+    labels: list[dict[str, Any]] = [{} for _ in range(count)]
     stacked: dict[str, torch.Tensor] = {}
-    with torch.no_grad():
-        for block in blocks(shard.plans, recipe.batch_size):
-            tensors = train_block(block, images, recipe.batch_size)
-            rows = torch.tensor([place[plan.net] for plan in block])
-            for name, value in tensors.items():
-                stacked.setdefault(name, value.new_empty(len(place), *value.shape[1:]))[rows] = value
-            for plan, measured in zip(block, evaluate_block(block, tensors, images), strict=True):
-                labels[place[plan.net]] = {"net": plan.net} | plan.hyperparameters | _plain(measured)
-            progress(len(block))
+    for block in blocks(shard.plans, recipe.batch_size, job.device):
+        tensors = train_block(block, data, recipe.batch_size, device=job.device)
+        rows = [row for plan in block for row in place[plan.net]]
+        for name, value in tensors.items():
+            stacked.setdefault(name, value.new_empty(count, *value.shape[1:]))[torch.tensor(rows)] = value
+        measured = evaluate_block(block, tensors, data, recipe.measure, job.device)
+        owners = [plan for plan in block for _ in plan.kept]
+        for row, plan, found in zip(rows, owners, measured, strict=True):
+            labels[row] = {"net": plan.net} | plan.hyperparameters | _plain(found)
+        progress(len(block))
     content = safetensors.torch.save(stacked, metadata={HEADER: json.dumps(labels)})
     return Made(space_of(shard.architecture), content)
 
@@ -115,6 +123,6 @@ def space_of(architecture: Architecture) -> WeightSpace:
     return certify(module, trace(module, example), example).space
 
 
-def _plain(measured: dict[str, float | bool]) -> dict[str, float | bool | None]:
+def _plain(measured: Mapping[str, float | bool]) -> dict[str, float | bool | None]:
     """Replace numbers that are not finite by null, which JSON and the table have a word for."""
     return {name: value if math.isfinite(value) else None for name, value in measured.items()}

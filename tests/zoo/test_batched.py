@@ -6,12 +6,31 @@ import numpy as np
 import pytest
 import torch
 
-from metanet.zoo.architecture import Activation, Architecture, Conv, Dropout, Linear, MeanPool, SmallCNN
-from metanet.zoo.batched.network import Network, pack, unpack
-from metanet.zoo.batched.train import blocks, evaluate_block, train_block
+from metanet.zoo.architecture import (
+    ACTIVATIONS,
+    Activation,
+    Add,
+    Architecture,
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    MaxPool,
+    MeanPool,
+    Shift,
+)
+from metanet.zoo.batched import blocking
+from metanet.zoo.batched.blocking import blocks, part_size
+from metanet.zoo.batched.evaluate import evaluate_block
+from metanet.zoo.batched.network import Network
+from metanet.zoo.batched.slots import pack, unpack
+from metanet.zoo.batched.train import train_block
 from metanet.zoo.draws import plan_net
+from metanet.zoo.fields import fields_of, move_images
 from metanet.zoo.images import load_images
+from metanet.zoo.initial import initial_weights
 from metanet.zoo.loop import evaluate_net, train_net
+from metanet.zoo.plain import SmallCNN
 from metanet.zoo.recipe import load_recipe
 
 BATCH = 16
@@ -30,7 +49,9 @@ def plans_of(optimizer, activation, steps, dropout=0.3):
     for i, plan in enumerate(plans):
         changes = {"optimizer": optimizer, "learning_rate": 0.002 * (i + 1), "dropout": dropout * (i + 1) / 4}
         hyper = plan.hyperparameters | changes | {"activation": activation, "steps": steps - i // 2}
-        out.append(replace(plan, hyperparameters=hyper, architecture=recipe.architecture.resolve(hyper)))
+        out.append(
+            replace(plan, hyperparameters=hyper, architecture=recipe.architecture.draw(np.random.default_rng(0), hyper))
+        )
     return out
 
 
@@ -47,6 +68,95 @@ def test_equals_the_plain_loop(images, optimizer, activation):
             torch.testing.assert_close(tensors[name][i], value, rtol=1e-8, atol=1e-9)
         assert labels[i] == pytest.approx(evaluate_net(plan, module, images), rel=1e-7)
     assert not torch.equal(tensors["conv2.weight"][0], tensors["conv2.weight"][1])
+
+
+CHANGES = {
+    "augmentation": {"flip": 0.5, "shift": 2},
+    "label noise": {"label_noise": 0.4},
+    "cosine": {"schedule": "cosine"},
+    "linear, decay of weights alone": {"schedule": "linear", "weight_decay": 0.3, "decay_biases": "no"},
+    "constants of rmsprop": {"optimizer": "rmsprop", "smoothing": 0.9, "epsilon": 1e-3, "init": "normal"},
+    "truncated": {"init": "truncated_normal", "init_std": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_hyperparameters_mean_the_same_in_the_plain_loop(images, name):
+    plans = [replace(p, hyperparameters=p.hyperparameters | CHANGES[name]) for p in plans_of("adam", "tanh", 9)]
+    tensors = train_block(plans, images, BATCH, torch.float64)
+    labels = evaluate_block(plans, tensors, images, (40, 50))
+    for i, plan in enumerate(plans):
+        module = train_net(plan, images, BATCH, torch.float64)
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(tensors[key][i], value, rtol=1e-8, atol=1e-9)
+        assert labels[i] == pytest.approx(evaluate_net(plan, module, images, (40, 50)), rel=1e-7)
+    plain = train_block(plans_of("adam", "tanh", 9), images, BATCH, torch.float64)
+    assert not torch.allclose(tensors["conv1.weight"], plain["conv1.weight"], atol=1e-6)
+
+
+def test_parts_of_a_batch_add_up(images, monkeypatch):
+    plans = plans_of("adam", "tanh", 6)
+    whole = train_block(plans, images, BATCH, torch.float64)
+    monkeypatch.setattr(blocking, "CACHE", 1)
+    assert part_size(plans[0].architecture, 4, BATCH) == 1
+    assert [len(block) for block in blocks(plans, BATCH)] == [1, 1, 1, 1]
+    parts = train_block(plans, images, BATCH, torch.float64)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-9, atol=1e-11)
+
+
+def test_checkpoints_are_the_nets_of_shorter_trainings(images):
+    plans = [replace(plan, checkpoints=(0, 3, 11)) for plan in plans_of("adam", "relu", 12)]
+    assert [plan.kept for plan in plans] == [(0, 3, 11, 12), (0, 3, 11, 12), (0, 3, 11), (0, 3, 11)]
+    tensors = train_block(plans, images, BATCH, torch.float64)
+    labels = evaluate_block(plans, tensors, images)
+    rows = [(plan, step) for plan in plans for step in plan.kept]
+    assert [label["step"] for label in labels] == [step for _, step in rows]
+    first = initial_weights(plans[0])["conv1.weight"]
+    assert torch.equal(tensors["conv1.weight"][0], torch.from_numpy(first))
+    for row, (plan, step) in enumerate(rows):
+        if step:
+            short = replace(plan, hyperparameters=plan.hyperparameters | {"steps": step}, checkpoints=())
+            alone = train_block([short], images, BATCH, torch.float64)
+            torch.testing.assert_close(tensors["linear.weight"][row], alone["linear.weight"][0], rtol=1e-9, atol=1e-11)
+    kept = {}
+    train_net(plans[2], images, BATCH, torch.float64, keep=lambda step, m: kept.update({step: m.conv2.bias.clone()}))
+    assert sorted(kept) == [0, 3, 11]
+    torch.testing.assert_close(tensors["conv2.bias"][9], kept[3].detach(), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("batch_size", [64, 16])
+@pytest.mark.parametrize("recipe", ["digits-inr", "cifar10-inr-nfn"])
+def test_nets_that_fit_images_equal_the_plain_loop(images, recipe, batch_size):
+    recipe = load_recipe(recipe).with_(max_steps=12)
+    coordinates, span = recipe.coordinates, 1.0 if recipe.name == "digits-inr" else 2.0
+    colours = replace(images, pixels=np.repeat(images.pixels, recipe.architecture.draw(None, {}).shapes()[-1][0], 1))
+    fields = fields_of(colours, span, coordinates)
+    plans = [plan_net(recipe, net) for net in range(3)]
+    tensors = train_block(plans, fields, batch_size, torch.float64)
+    labels = evaluate_block(plans, tensors, fields)
+    assert len({label["image"] for label in labels}) == 3
+    for i, plan in enumerate(plans):
+        module = train_net(plan, fields, batch_size, torch.float64)
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(tensors[key][i], value, rtol=1e-7, atol=1e-9)
+        assert labels[i] == pytest.approx(evaluate_net(plan, module, fields), rel=1e-6)
+        assert labels[i]["psnr"] == pytest.approx(10 * np.log10(span**2 / labels[i]["mse"]))
+
+
+def test_fields_are_the_images_as_functions(images):
+    fields = fields_of(images, 1.0, "xy")
+    assert fields.points[0].tolist() == [-1, -1]
+    assert fields.points[7].tolist() == [1, -1]  # the end of the first row: column first
+    assert fields_of(images, 1.0, "ij").points[7].tolist() == [-1, 1]
+    assert fields.values[5, 0, 8 * 2 + 3] == images.pixels[5, 0, 2, 3]
+
+
+def test_moved_images():
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    assert torch.equal(move_images(image, torch.tensor([[1, 0, 0]])), image.flip(3))
+    moved = move_images(image, torch.tensor([[0, 1, -1]]))[0, 0]
+    assert moved.tolist() == [[3, 3, 4], [6, 6, 7], [6, 6, 7]]
 
 
 def test_dropout_and_length_matter(images):
@@ -88,7 +198,21 @@ ARCHITECTURES = {
     "no activation between": (Conv(2, 3), Conv(3, 3), Linear(5), Linear(10)),
     "activations in a row": (TANH, Conv(2, 3), RELU, TANH, Linear(6), TANH, TANH, Dropout(), Linear(10)),
     "linear only": (Linear(10),),
-}
+    "max pooling, rows left over": (Conv(4, 3), RELU, MaxPool(2), Conv(3, 2), TANH, MaxPool(2), Linear(10)),
+    "max pooling first": (MaxPool(2), Conv(4, 3), MeanPool(), Linear(10)),
+    "norms": (Conv(4, 3), BatchNorm(), RELU, Conv(3, 3), TANH, BatchNorm(), Linear(6), BatchNorm(), TANH, Linear(10)),
+    "residual to more channels": (Conv(3, 3, 1, 1), TANH, Conv(5, 3, 1, 1), Add(1), TANH, MeanPool(), Linear(10)),
+    "residual to fewer channels, twice": (
+        *(Conv(6, 3, 1, 1), Activation("gelu"), Conv(4, 5, 1, 2), Add(1), Activation("none"), Conv(3, 3, 1, 1)),
+        *(Add(1), Activation("silu"), Conv(5, 3, 1, 1), Add(4), RELU, Conv(5, 3, 1, 1), Add(7), MeanPool(), Linear(10)),
+    ),
+    "residual from a convolution and after an activation": (
+        *(Conv(4, 3, 1, 1), TANH, Conv(4, 3, 1, 1), TANH, Add(0), Activation("sin", 2.0), Conv(4, 3, 1, 1), Add(2)),
+        *(Activation("sin", 3.0), MeanPool(), Linear(10)),
+    ),
+    "residual of features": (Linear(6), TANH, Linear(7), Add(1), Activation("gelu"), Linear(10), Shift(0.5)),
+    "dropout of images": (Conv(3, 3), RELU, Dropout(), Conv(3, 3), Dropout(), MeanPool(), Linear(10)),
+} | {f"{fn} twice": (Conv(3, 3), Activation(fn), Activation(fn, 2.5), MeanPool(), Linear(10)) for fn in ACTIVATIONS}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -98,20 +222,38 @@ def test_gradients_of_any_architecture_equal_autograd(name):
     modules = [SmallCNN(architecture).double() for _ in range(3)]
     states = [{key: value.detach().numpy() for key, value in m.state_dict().items()} for m in modules]
     params = pack(architecture, states, torch.float64)
-    network = Network(architecture, params, 5)
+    network = Network(architecture, params, 5, training=True)
     x = torch.randn(3, 5, 2, 9, 9, dtype=torch.float64)
     weight = torch.randn(3, 10, 5, dtype=torch.float64)
     for _ in range(2):  # buffers are reused: the second pass must not see the first
-        logits = network.forward(x.flatten(0, 1).flatten(1)).clone()
-        grads = unpack(architecture, network.backward(weight.clone()))
+        logits = network.forward(x.movedim(1, -1)).clone()
+        network.backward(weight.clone())
+        flat = network.gradients()
+        grads = unpack(architecture, torch.cat([flat, flat.new_zeros(3, params.shape[1] - flat.shape[1])], 1))
     for i, module in enumerate(modules):
-        module.eval()
+        module.train()
         out = module(x[i])
         torch.testing.assert_close(logits[i], out.T)
         module.zero_grad()
         (out.T * weight[i]).sum().backward()
         for key, value in module.named_parameters():
             torch.testing.assert_close(grads[key][i], value.grad)
+
+
+def test_running_statistics_and_evaluation_equal_pytorch():
+    architecture = Architecture((2, 5, 5), (Conv(3, 3), BatchNorm(), TANH, Linear(4), BatchNorm(), Linear(2)))
+    torch.manual_seed(0)
+    modules = [SmallCNN(architecture).double() for _ in range(2)]
+    params = pack(architecture, [{k: v.numpy() for k, v in m.state_dict().items()} for m in modules], torch.float64)
+    x = torch.randn(2, 6, 2, 5, 5, dtype=torch.float64)
+    Network(architecture, params, 6, training=True).forward(x.movedim(1, -1))
+    outputs = Network(architecture, params, 6).forward(x.movedim(1, -1))
+    for i, module in enumerate(modules):
+        module.train()(x[i])
+        for key, value in module.state_dict().items():
+            torch.testing.assert_close(unpack(architecture, params)[key][i], value)
+        torch.testing.assert_close(outputs[i], module.eval()(x[i]).T)
+    assert "batch_norm1.running_var" in unpack(architecture, params)
 
 
 def test_pack_and_unpack_are_inverse():

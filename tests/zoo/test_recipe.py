@@ -48,7 +48,7 @@ def test_draws_depend_on_seed_and_net_alone_and_vary():
         (("split",), {"train": 0.5, "validation": 0.1, "test": 0.2}, "fractions that sum to 1"),
         (("hyperparameters", "lr"), 0.1, "Unknown key 'lr' in hyperparameters. Accepted: activation, optimizer"),
         (("hyperparameters", "optimizer"), "lion", "got 'lion'. Accepted: sgd, adam, rmsprop"),
-        (("hyperparameters", "activation"), {"choice": ["relu", "gelu"]}, "got 'gelu'. Accepted: relu, tanh"),
+        (("hyperparameters", "activation"), {"choice": ["relu", "swish"]}, "got 'swish'. Accepted: relu, leaky_relu"),
         (("hyperparameters", "weight_decay"), {"loguniform": [0, 1]}, "0 < low <= high"),
         (("hyperparameters", "weight_decay"), {"normal": [0, 1]}, "Accepted: a plain value"),
         (("hyperparameters", "weight_decay"), "1e-3", "write 1.0e-3"),

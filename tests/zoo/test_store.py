@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from metanet.errors import ZooError
 from metanet.zoo import open_zoo, shard_files
-from metanet.zoo.architecture import SmallCNN
 from metanet.zoo.images import load_images
+from metanet.zoo.plain import SmallCNN
 from metanet.zoo.store import COLUMNS
 
 
@@ -50,7 +50,7 @@ def test_a_net_changed_by_its_user_does_not_change_the_zoo(built):
 def test_labels_are_those_of_the_stored_weights(built, recipe):
     zoo, images = open_zoo(built), load_images("digits")
     for net in zoo:
-        module = SmallCNN(recipe.architecture.resolve(net.labels)).eval()
+        module = SmallCNN(recipe.architecture.draw(np.random.default_rng(0), net.labels)).eval()
         module.load_state_dict(net.tensors)
         with torch.no_grad():
             guess = module(torch.from_numpy(images.pixels[images.test]).float()).argmax(1).numpy()

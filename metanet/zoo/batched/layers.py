@@ -7,13 +7,11 @@ next layer's layout, and so has the gradient; biases ride along as one more colu
 A layer writes into the ``input`` buffer of its successor (``into``), padded where that one needs padding, so that no
 value is copied for layout's sake; gradients take the place of values that are no longer read, so that a step touches
 little memory. ``backward`` takes the gradient of what the layer wrote and returns that of what it read; gradients of
-parameters are left in ``grad``.
+parameters are added to ``grad``, so that a batch can be worked on in parts that fit the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import prod
 from typing import Protocol
 
 import torch
@@ -37,26 +35,30 @@ class Layer(Protocol):
 
 
 class Affine:
-    """``y = W x + b`` per net, ``W`` of shape ``[k, out, fan_in + 1]`` with the bias in its last column."""
+    """``y = W x + b`` per net, ``W`` of shape ``[k, out, fan_in + 1]`` with the bias in its last column.
+
+    Args:
+        weight: Read at every call.
+        columns: Of ``x``: images, or positions times images.
+    """
 
     input: Tensor | None
 
-    def __init__(self, weight: Tensor, grad: Tensor, columns: int) -> None:
+    def __init__(self, weight: Tensor, columns: int) -> None:
         k, out, wide = weight.shape
-        self.weight, self.grad = weight, grad
-        self.x = weight.new_empty(k, wide, columns)
+        self.weight = weight
+        self.x = weight.new_ones(k, wide, columns)
         self.y = weight.new_empty(k, out, columns)
-        self._grad = weight.new_empty(k, out, wide)  # bmm is slow into strided memory: written here, then copied
+        self.grad = weight.new_zeros(k, out, wide)  # of the parameters, summed over calls of backward
 
     def product(self) -> Tensor:
         """Return ``W @ x``."""
-        self.x[:, -1] = 1  # a backward pass may have overwritten it
         return torch.bmm(self.weight, self.x, out=self.y)
 
     def gradients(self, grad: Tensor, into: Tensor | None) -> None:
-        """Leave the gradient of the parameters in ``grad``, and that of ``x`` in ``into`` unless that is ``None``."""
+        """Add the gradient of the parameters to ``grad``, and put that of ``x`` into ``into`` unless it is ``None``."""
         grad = grad.reshape(self.y.shape)
-        self.grad.copy_(torch.bmm(grad, self.x.transpose(1, 2), out=self._grad))
+        self.grad.baddbmm_(grad, self.x.transpose(1, 2))
         if into is not None:
             torch.bmm(self.weight.transpose(1, 2), grad, out=into)
 
@@ -64,8 +66,8 @@ class Affine:
 class Linear(Affine):
     """Affine map of flattened features."""
 
-    def __init__(self, shape: tuple[int, ...], weight: Tensor, grad: Tensor, batch: int, need_input: bool) -> None:
-        super().__init__(weight, grad, batch)
+    def __init__(self, shape: tuple[int, ...], weight: Tensor, batch: int, need_input: bool) -> None:
+        super().__init__(weight, batch)
         full = (len(weight), *shape, batch)
         self.input = self.x[:, :-1].view(full)
         self._grad_x = torch.empty_like(self.x) if need_input else None
@@ -86,13 +88,11 @@ class Linear(Affine):
 class Conv(Affine):
     """Convolution as one product with gathered patches (im2col), its input gradient by a few shifted additions."""
 
-    def __init__(
-        self, shape: tuple[int, ...], layer: spec.Conv, weight: Tensor, grad: Tensor, batch: int, need_input: bool
-    ) -> None:
+    def __init__(self, shape: tuple[int, ...], layer: spec.Conv, weight: Tensor, batch: int, need_input: bool) -> None:
         channels, height, width = shape
         n, stride, pad, k = layer.kernel, layer.stride, layer.padding, len(weight)
         self.rows, self.columns = ((m + 2 * pad - n) // stride + 1 for m in (height, width))
-        super().__init__(weight, grad, self.rows * self.columns * batch)
+        super().__init__(weight, self.rows * self.columns * batch)
         self.need_input = need_input
         # The additions of the gradient overhang the windows: their blocks are `stride` wide.
         high, wide = (stride * (m + (n - 1) // stride) for m in (self.rows, self.columns))
@@ -138,6 +138,7 @@ class Conv(Affine):
         """Return the gradient of the input, a view of the padded buffer."""
         self.gradients(grad, self.x if self.need_input else None)  # nothing reads the patches any more
         if self.need_input:
+            self.x[:, -1] = 1
             first, taps = self._adds[0]
             for rest in self._uncovered:
                 rest.zero_()
@@ -145,94 +146,3 @@ class Conv(Affine):
             for part, taps in self._adds[1:]:
                 part.add_(taps)
         return self._grad_input
-
-
-def _relu_grad(grad: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.threshold_backward.grad_input(grad, y, 0, grad_input=out)
-
-
-def _tanh_grad(grad: Tensor, y: Tensor, out: Tensor) -> Tensor:
-    return torch.ops.aten.tanh_backward.grad_input(grad, y, grad_input=out)
-
-
-def _relu(x: Tensor, out: Tensor) -> Tensor:
-    return torch.clamp_min(x, 0, out=out)
-
-
-def _tanh(x: Tensor, out: Tensor) -> Tensor:
-    """``tanh(x) = 2 sigmoid(2x) - 1``: a third of the time of ``torch.tanh``, the same within rounding of 1."""
-    return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
-
-
-FUNCTIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "relu": (_relu, _relu_grad),
-    "tanh": (_tanh, _tanh_grad),
-}
-
-
-class Activation:
-    """Elementwise nonlinearity whose gradient follows from its output.
-
-    Args:
-        into: Buffer for the output.
-        fn: Key of :data:`FUNCTIONS`.
-        overwrite: Put the gradient into the memory of the input, which nothing reads any more.
-    """
-
-    input: Tensor | None = None
-
-    def __init__(self, into: Tensor, fn: str, overwrite: bool) -> None:
-        self._into, (self._forward, self._backward) = into, FUNCTIONS[fn]
-        self._overwrite = overwrite
-        self._grad = torch.empty_like(into)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``fn(x)``, written into the successor's input."""
-        self._grad = x if self._overwrite else self._grad
-        self._forward(x, out=self._into)
-        return self._into
-
-    def backward(self, grad: Tensor) -> Tensor:
-        """Return ``grad * fn'(x)``."""
-        return self._backward(grad, self._into, out=self._grad)
-
-
-class MeanPool:
-    """Mean over all positions."""
-
-    input: Tensor | None = None
-
-    def __init__(self, into: Tensor, shape: tuple[int, ...]) -> None:
-        self._into, self._shape = into, shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the means, ``[k, C, batch]``."""
-        torch.mean(x, dim=(2, 3), out=self._into)
-        return self._into
-
-    def backward(self, grad: Tensor) -> Tensor:
-        """Return the gradient spread evenly over the positions."""
-        k, channels, batch = grad.shape
-        share = (grad / prod(self._shape[1:])).view(k, channels, 1, 1, batch)
-        return share.expand(k, channels, *self._shape[1:], batch)
-
-
-class Dropout:
-    """Multiplication by given factors; none are given outside training."""
-
-    input: Tensor | None = None
-
-    def __init__(self, into: Tensor) -> None:
-        self._into = into
-        self.factors: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x * factors``, or ``x`` if there are none."""
-        if self.factors is None:
-            return x
-        torch.mul(x, self.factors.view(x.shape), out=self._into)
-        return self._into
-
-    def backward(self, grad: Tensor) -> Tensor:
-        """Return ``grad * factors``."""
-        return grad if self.factors is None else grad * self.factors.view(grad.shape)

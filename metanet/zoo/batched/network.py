@@ -1,136 +1,113 @@
-"""A network of k nets of one architecture: layers over shared buffers, parameters as one flat matrix ``[k, P]``."""
+"""A network of k nets of one architecture: layers over shared buffers, weights as one flat matrix ``[k, P]``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from math import prod
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from metanet.zoo import architecture as spec
-from metanet.zoo.batched import layers
+from metanet.zoo.batched import activations, features, layers
+from metanet.zoo.batched.slots import Slot, running_slots, slots
 
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a layer's parameters lie in the flat matrix: ``out`` rows of ``fan_in`` weights and one bias."""
-
-    name: str
-    offset: int
-    out: int
-    fan_in: int
-    shape: tuple[int, ...]
-
-    def view(self, flat: Tensor) -> Tensor:
-        """Return the layer's parameters, ``[k, out, fan_in + 1]``, as a view."""
-        size = self.out * (self.fan_in + 1)
-        return flat[:, self.offset : self.offset + size].unflatten(1, (self.out, self.fan_in + 1))
-
-
-def slots(architecture: spec.Architecture) -> dict[int, Slot]:
-    """Return the slots of an architecture's layers by position, in order."""
-    out: dict[int, Slot] = {}
-    offset = 0
-    names, shapes = architecture.names(), architecture.shapes()
-    for i, layer in enumerate(architecture.layers):
-        if not isinstance(layer, spec.Conv | spec.Linear):
-            continue
-        taps = (layer.kernel, layer.kernel) if isinstance(layer, spec.Conv) else ()
-        fan = (shapes[i][0], *taps) if isinstance(layer, spec.Conv) else (prod(shapes[i]),)
-        out[i] = Slot(names[i], offset, layer.out, prod(fan), (layer.out, *fan))
-        offset += layer.out * (prod(fan) + 1)
-    return out
-
-
-def pack(architecture: spec.Architecture, state_dicts: list[dict[str, np.ndarray]], dtype: torch.dtype) -> Tensor:
-    """Return ``state_dict`` arrays of k nets as the flat matrix ``[k, P]``."""
-    rows = []
-    for tensors in state_dicts:
-        parts = []
-        for slot in slots(architecture).values():
-            weight = tensors[f"{slot.name}.weight"].reshape(slot.out, slot.fan_in)
-            parts.append(np.concatenate([weight, tensors[f"{slot.name}.bias"][:, None]], axis=1).ravel())
-        rows.append(np.concatenate(parts))
-    return torch.from_numpy(np.stack(rows)).to(dtype)
-
-
-def unpack(architecture: spec.Architecture, flat: Tensor) -> dict[str, Tensor]:
-    """Return the flat matrix as stacked ``state_dict`` tensors ``[k, *shape]``, contiguous."""
-    out = {}
-    for slot in slots(architecture).values():
-        both = slot.view(flat)
-        out[f"{slot.name}.weight"] = both[:, :, :-1].reshape(len(flat), *slot.shape)
-        out[f"{slot.name}.bias"] = both[:, :, -1].contiguous()
-    return out
+OWNED = (spec.Conv, spec.Linear, spec.BatchNorm, spec.Add)  # their output is read by nobody but the next layer
 
 
 class Network:
-    """Forward and backward pass of k nets, each on its own images.
+    """Forward and backward pass of k nets, each on its own data.
 
     Args:
         architecture: Resolved.
-        params: ``[k, P]``, read at every call, never written.
-        batch: Images a net.
+        params: ``[k, P]``, read at every call; only running statistics are written.
+        batch: Images or points a net and call.
+        training: Whether batch normalisation uses and follows the moments of the batch.
     """
 
-    def __init__(self, architecture: spec.Architecture, params: Tensor, batch: int) -> None:
-        self.grads = torch.zeros_like(params)
-        self._batch, self._image = batch, architecture.input
+    def __init__(self, architecture: spec.Architecture, params: Tensor, batch: int, training: bool = False) -> None:
+        self.grads = params.new_zeros(len(params), architecture.parameters)
+        self._params, self._batch, self._training = params, batch, training
+        self._architecture, self._shapes = architecture, architecture.shapes()
+        self._slots = slots(architecture)
+        self._sources = {layer.source for layer in architecture.layers if isinstance(layer, spec.Add)}
         self._layers: list[layers.Layer] = []
-        self._dropouts: list[layers.Dropout] = []
-        shapes, where = architecture.shapes(), slots(architecture)
-        first = min(where, default=0)
+        self.dropouts: list[features.Dropout] = []
+        self._affine: list[tuple[Tensor, layers.Affine | features.BatchNorm]] = []
         successor: Tensor | None = None
         for i in reversed(range(len(architecture.layers))):
-            layer, full = architecture.layers[i], (len(params), *shapes[i + 1], batch)
-            into = successor if successor is not None else params.new_empty(full)
-            if successor is not None and successor.shape != full:
-                into = params.new_empty(full)  # the successor flattens: it will copy
-            made = self._make(layer, shapes[i], into, params, where.get(i), i - 1 in where, need_input=i > first)
+            full = (len(params), *self._shapes[i + 1], batch)
+            fits = successor is not None and successor.shape == full  # if the successor flattens, it will copy
+            made = self._make(i, successor if successor is not None and fits else params.new_empty(full))
             self._layers.insert(0, made)
             successor = made.input
-        self._dropouts.reverse()
+        self.dropouts.reverse()
+        self.input = successor
 
-    def _make(
-        self,
-        layer: spec.Layer,
-        shape: tuple[int, ...],
-        into: Tensor,
-        params: Tensor,
-        slot: Slot | None,
-        after_affine: bool,
-        need_input: bool,
-    ) -> layers.Layer:
+    def _make(self, i: int, into: Tensor) -> layers.Layer:
+        layer, shape, slot = self._architecture.layers[i], self._shapes[i], self._slots.get(i)
+        overwrite = i > 0 and isinstance(self._architecture.layers[i - 1], OWNED) and i - 1 not in self._sources
         if slot is not None:
-            weight, grad = slot.view(params), slot.view(self.grads)
-            if isinstance(layer, spec.Conv):
-                return layers.Conv(shape, layer, weight, grad, self._batch, need_input)
-            return layers.Linear(shape, weight, grad, self._batch, need_input)
+            return self._weighted(i, layer, shape, slot, into)
         if isinstance(layer, spec.MeanPool):
-            return layers.MeanPool(into, shape)
+            return features.MeanPool(into, shape)
+        if isinstance(layer, spec.MaxPool):
+            return features.MaxPool(into, shape, layer.size)
+        if isinstance(layer, spec.Add):
+            return features.Add(layer.source, min(shape[0], self._shapes[layer.source + 1][0]), overwrite)
+        if isinstance(layer, spec.Shift):
+            return features.Shift(layer.by)
         if isinstance(layer, spec.Activation):
-            return layers.Activation(into, layer.fn, overwrite=after_affine)
-        self._dropouts.append(layers.Dropout(into))
-        return self._dropouts[-1]
+            none = layer.fn == "none" and layer.scale == 1
+            return activations.Identity() if none else activations.Activation(into, layer.fn, layer.scale, overwrite)
+        self.dropouts.append(features.Dropout(into))
+        return self.dropouts[-1]
 
-    def forward(self, images: Tensor, factors: list[Tensor] | None = None) -> Tensor:
-        """Return the logits, ``[k, classes, batch]``.
+    def _weighted(
+        self, i: int, layer: spec.Layer, shape: tuple[int, ...], slot: Slot, into: Tensor
+    ) -> layers.Conv | layers.Linear | features.BatchNorm:
+        weight, need_input = slot.view(self._params), i > min(self._slots)
+        made: layers.Conv | layers.Linear | features.BatchNorm
+        if isinstance(layer, spec.Conv):
+            made = layers.Conv(shape, layer, weight, self._batch, need_input)
+        elif isinstance(layer, spec.Linear):
+            made = layers.Linear(shape, weight, self._batch, need_input)
+        else:
+            made = features.BatchNorm(into, weight, running_slots(self._architecture)[i].view(self._params))
+            made.training = self._training
+        self._affine.append((slot.view(self.grads), made))
+        return made
+
+    def forward(self, x: Tensor, factors: list[Tensor] | None = None) -> Tensor:
+        """Return the outputs, ``[k, values, batch]``.
 
         Args:
-            images: ``[k * batch, C * H * W]``, the images of net 0 first.
+            x: ``[k, *input, batch]``; if it is :attr:`input` itself, nothing is copied.
             factors: Dropout factors ``[k, features, batch]`` of every dropout layer; ``None`` outside training.
         """
-        for i, dropout in enumerate(self._dropouts):
+        for i, dropout in enumerate(self.dropouts):
             dropout.factors = factors[i] if factors is not None else None
-        x = images.view(-1, self._batch, *self._image).permute(0, 2, 3, 4, 1)
-        for layer in self._layers:
+        saved: dict[int, Tensor] = {}
+        for i, layer in enumerate(self._layers):
+            if isinstance(layer, features.Add):
+                layer.earlier = saved[layer.source]
             x = layer.forward(x)
+            if i in self._sources:
+                saved[i] = x
         return x
 
-    def backward(self, grad: Tensor) -> Tensor:
-        """Return the gradients of the parameters, ``[k, P]``, given those of the logits."""
-        for layer in reversed(self._layers):
+    def backward(self, grad: Tensor) -> None:
+        """Add to the gradients of the parameters, given those of the outputs."""
+        pending: dict[int, list[Tensor]] = {}
+        for i in reversed(range(len(self._layers))):
+            layer = self._layers[i]
+            if i in pending:
+                grad = grad.clone()
+                for other in pending[i]:
+                    grad[:, : other.shape[1]] += other
             grad = layer.backward(grad)
+            if isinstance(layer, features.Add) and layer.pending is not None:
+                pending.setdefault(layer.source, []).append(layer.pending)
+
+    def gradients(self) -> Tensor:
+        """Return the gradients of the parameters since the last call, ``[k, P]``; they may be overwritten."""
+        for place, layer in self._affine:
+            place.copy_(layer.grad)
+            layer.grad.zero_()
         return self.grads

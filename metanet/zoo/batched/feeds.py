@@ -1,0 +1,150 @@
+"""What the nets of a block are fed, step after step: their own batches, and the gradient of their own loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metanet.zoo.architecture import Architecture, Dropout
+from metanet.zoo.batched.blocking import part_size
+from metanet.zoo.batched.network import Network
+from metanet.zoo.draws import NetPlan, NetStream, image_of, training_classes, training_subset
+from metanet.zoo.fields import Fields, move_images
+from metanet.zoo.images import Images
+
+WINDOW = 64  # steps whose batches are drawn at once ...
+WINDOW_NUMBERS = 1 << 23  # ... or fewer, if that many numbers are drawn
+
+
+class Feed(ABC):
+    """Data of a block; ``k`` is the number of nets that still train, the first of the block.
+
+    Args:
+        plans: The block.
+        subset: Data positions of each net.
+        batch_size: Images or points a net and step.
+        params: Tells type and device.
+    """
+
+    def __init__(self, plans: Sequence[NetPlan], subset: Sequence[np.ndarray], batch_size: int, params: Tensor) -> None:
+        self._streams = [NetStream(plan, part, batch_size) for plan, part in zip(plans, subset, strict=True)]
+        self._architecture, self._batch = plans[0].architecture, batch_size
+        self._params = params
+        self._sizes = _dropout_sizes(self._architecture)
+        self._masks: list[Tensor] = []
+        self.part = part_size(self._architecture, len(plans), batch_size, params.device)
+        self.window = max(1, min(WINDOW, WINDOW_NUMBERS // (len(plans) * batch_size * (sum(self._sizes) + 1))))
+
+    def draw(self, k: int, steps: int) -> None:
+        """Draw what the next steps need."""
+        if self._sizes:
+            drawn = np.stack([stream.masks(steps, sum(self._sizes)) for stream in self._streams[:k]], axis=1)
+            self._masks = [m.contiguous() for m in self._move(drawn).split(self._sizes, dim=2)]
+
+    def step(self, network: Network, t: int) -> None:
+        """Add the gradients of step ``t`` of those drawn, part of the batch by part."""
+        for start in range(0, self._batch, self.part):
+            part = slice(start, start + self.part)
+            x, truth = self._data(network, t, part)
+            out = network.forward(x, [mask[t, :, :, part] for mask in self._masks] or None)
+            network.backward(self._gradient(out, truth))
+
+    def _move(self, array: np.ndarray) -> Tensor:
+        tensor = torch.from_numpy(array).to(self._params.device)
+        return tensor.to(self._params.dtype) if tensor.is_floating_point() else tensor
+
+    def _positions(self, k: int, steps: int) -> Tensor:
+        return self._move(np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1))
+
+    @abstractmethod
+    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
+        """Return inputs ``[k, *input, part]`` and targets."""
+
+    @abstractmethod
+    def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
+        """Return the gradient of each net's mean loss by its outputs ``[k, values, part]``."""
+
+
+class ImageFeed(Feed):
+    """Images to classify, with the mean cross-entropy."""
+
+    def __init__(self, plans: Sequence[NetPlan], images: Images, batch_size: int, params: Tensor) -> None:
+        super().__init__(plans, [training_subset(plan, images.train) for plan in plans], batch_size, params)
+        self._pixels = self._move(images.pixels)
+        own = [training_classes(plan, images.classes, images.train) for plan in plans]
+        self._classes = self._move(np.stack(own) if any(c is not images.classes for c in own) else images.classes)
+        self._moves: Tensor | None = None
+
+    def draw(self, k: int, steps: int) -> None:
+        """Draw what the next steps need."""
+        super().draw(k, steps)
+        self._where = self._positions(k, steps)
+        if any(stream.augments for stream in self._streams):
+            self._moves = self._move(np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1))
+
+    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
+        where = self._where[t, :, part]
+        k, batch = where.shape
+        images = self._pixels.index_select(0, where.flatten())
+        if self._moves is not None:
+            images = move_images(images, self._moves[t, :, part].flatten(0, 1))
+        truth = self._classes[where] if self._classes.ndim == 1 else self._classes[:k].gather(1, where)
+        x = images.view(k, batch, *images.shape[1:]).movedim(1, -1)
+        return x, truth.view(k, 1, batch)
+
+    def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
+        share = 1 / self._batch
+        grad = torch.softmax(out, dim=1).mul_(share)
+        return grad.scatter_add_(1, truth, grad.new_full((1, 1, 1), -share).expand(truth.shape))
+
+
+class FieldFeed(Feed):
+    """Points of one image a net, with the mean squared error; all of them if the batch holds as many."""
+
+    def __init__(self, plans: Sequence[NetPlan], fields: Fields, batch_size: int, params: Tensor) -> None:
+        count = len(fields.points)
+        super().__init__(plans, [np.arange(count)] * len(plans), batch_size, params)
+        self._points = self._move(fields.points).T.contiguous()
+        self._values = self._move(fields.values[[image_of(plan, len(fields.values)) for plan in plans]])
+        self._whole = batch_size == count
+        self._loaded: Network | None = None
+
+    def draw(self, k: int, steps: int) -> None:
+        """Draw what the next steps need."""
+        super().draw(k, steps)
+        if not self._whole:
+            self._where = self._positions(k, steps)
+
+    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
+        into = network.input
+        k = len(network.grads)
+        if self._whole:
+            x = self._points[:, part].expand(k, -1, -1)
+            if into is not None and self.part == self._batch:  # the same points at every step: copied once
+                x = into if self._loaded is network else into.copy_(x)
+                self._loaded = network
+            return x, self._values[:k, :, part]
+        where = self._where[t, :, part]
+        x = self._points.index_select(1, where.flatten()).view(len(self._points), *where.shape).transpose(0, 1)
+        values = self._values[:k]
+        return x, values.gather(2, where[:, None].expand(k, values.shape[1], where.shape[1]))
+
+    def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
+        return (out - truth).mul_(2 / (self._batch * out.shape[1]))
+
+
+def feed_block(plans: Sequence[NetPlan], data: Images | Fields, batch_size: int, params: Tensor) -> Feed:
+    """Return the feed of a block."""
+    if isinstance(data, Images):
+        return ImageFeed(plans, data, batch_size, params)
+    return FieldFeed(plans, data, batch_size, params)
+
+
+def _dropout_sizes(architecture: Architecture) -> list[int]:
+    shapes = architecture.shapes()
+    return [prod(s) for layer, s in zip(architecture.layers, shapes, strict=False) if isinstance(layer, Dropout)]
