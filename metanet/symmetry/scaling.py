@@ -20,27 +20,30 @@ def rescale(
     Args:
         space: The space.
         gauge: One of its gauges.
-        factors: One factor per neuron, in the shape of ``gauge.axes``.
+        factors: One factor per neuron, in the shape of ``gauge.axes``, with a leading dimension if each of the stacked
+            networks has its own. Zero, no member of the group, sets to zero whatever the gauge moves.
         tensors: Tensors by name, ``[*shape]`` or stacked ``[B, *shape]``.
         batched: Whether they are stacked.
     """
+    own = factors.ndim - len(gauge.axes)
     for part in gauge.parts:
-        powers = factors.to(tensors[part.tensor]) ** part.exponent
-        for view, order in _views(space.tensor[part.tensor], part, gauge.axes, tensors[part.tensor], batched):
-            shape = [1] * view.ndim
+        powers = (factors.to(tensors[part.tensor]) ** part.exponent).masked_fill(factors == 0, 0)
+        for view, order in views(space.tensor[part.tensor], part, gauge.axes, tensors[part.tensor], batched):
+            shape = [len(powers)] * own + [1] * (view.ndim - own)
             for axis, dim in enumerate(order):
-                shape[dim] = powers.shape[axis]
-            ranked = powers.permute(sorted(range(len(order)), key=order.__getitem__)).reshape(shape)
+                shape[dim] = powers.shape[own + axis]
+            ranks = sorted(range(len(order)), key=order.__getitem__)
+            ranked = powers.permute(*range(own), *(own + i for i in ranks)).reshape(shape)
             if part.offset:
                 view.add_(part.offset).mul_(ranked).sub_(part.offset)
             else:
                 view.mul_(ranked)
 
 
-def _views(
+def views(
     spec: TensorSpec, part: GaugePart, axes: Sequence[str], tensor: Tensor, batched: bool
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Views of the tensor that the axes index as a whole, each with the dimension of every axis."""
+    """Views of the tensor that the axes index as a whole (batched or not), each with the dimension of every axis."""
     for view, atoms in _atom_views(tensor, int(batched), list(enumerate(spec.labels))):
         wanted = [*axes, *(axis for axis, _ in part.chosen)]
         places = [_place(atoms, name, part.dims) for name in wanted]
