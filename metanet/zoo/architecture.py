@@ -105,8 +105,8 @@ class Architecture:
 
     def resolve(self, hyperparameters: Mapping[str, Any]) -> Architecture:
         """Fill in what hyperparameters decide about the structure; nets that agree afterwards share a weight space."""
-        fill = {"fn": str(hyperparameters.get("activation", ""))}
-        layers = [replace(x, **fill) if isinstance(x, Activation) and not x.fn else x for x in self.layers]
+        fn = str(hyperparameters.get("activation", ""))
+        layers = [replace(x, fn=fn) if isinstance(x, Activation) and not x.fn else x for x in self.layers]
         return replace(self, layers=tuple(layers))
 
     def shapes(self) -> list[tuple[int, ...]]:

@@ -124,7 +124,11 @@ class Structure:
         """Return what the recipe file says; :func:`parse_structure` reads it back."""
         out: dict[str, Any] = {"input": list(self.input), "layers": [item.to_dict() for item in self.items]}
         if self.names:
-            out["names"] = list(self.names) if isinstance(self.names[0], str) else {k: v for k, v in self.names}
+            out["names"] = (
+                list(self.names)
+                if isinstance(self.names[0], str)
+                else {str(kind): pattern for kind, pattern in self.names}
+            )
         return out
 
 
@@ -176,12 +180,13 @@ def _parse_part(where: str, given: Any) -> Part:
         for value in distribution.support():
             if value != SAME or name != "padding":
                 check_option(where, name, value)
-    every = []
+    every: list[tuple[str, Distribution]] = []
     for option in fields(LAYERS[kind]):
-        given_or_default = parsed.get(option.name, Constant(option.default) if option.default is not MISSING else None)
-        unsaid = option.default == "" or option.metadata.get("optional")
-        if given_or_default is not None and not (unsaid and given_or_default == Constant(option.default)):
-            every.append((option.name, given_or_default))
+        default = None if option.default is MISSING else Constant(option.default)
+        chosen = parsed.get(option.name, default)
+        unsaid = chosen == default and (option.default == "" or option.metadata.get("optional"))
+        if chosen is not None and not unsaid:
+            every.append((option.name, chosen))
     return Part(kind, tuple(every))
 
 
