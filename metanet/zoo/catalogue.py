@@ -9,7 +9,7 @@ from typing import Any
 
 import platformdirs
 
-from metanet.zoo.store import CARD, ModelZoo, read_zoo
+from metanet.zoo.store import CARD, TABLE, ModelZoo, read_zoo
 
 
 def data_folder() -> Path:
@@ -44,8 +44,11 @@ def open_zoo(
     named = path.name == str(path_or_name)
     if not named or (not (zoos_folder() / path / CARD).is_file() and (path / CARD).is_file()):
         return read_zoo(path)
+    folder = zoos_folder() / path
     if not build:
-        return read_zoo(zoos_folder() / path)
+        return read_zoo(folder)
+    if (folder / TABLE).is_file() and "recipe" not in (imported := read_zoo(folder)).card:
+        return imported  # it came from elsewhere, so there is nothing to build
     from metanet.zoo.build import build_zoo  # the builder's imports are not needed to open a zoo
 
     return build_zoo(path.name, workers=workers, progress=progress)

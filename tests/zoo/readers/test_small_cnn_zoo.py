@@ -141,3 +141,9 @@ def test_an_unknown_activation_is_unreadable_and_the_import_goes_on(folder, tmp_
     assert len(zoo) == 23
     assert [entry["id"] for entry in open_zoo(tmp_path / "out").unreadable] == ["00"]
     assert "got 'mish'" in zoo.unreadable[0]["reason"]
+
+
+def test_an_imported_zoo_is_opened_where_one_of_a_recipe_would_be_built(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("METANET_DATA", str(tmp_path / "data"))
+    import_zoo("small-cnn-zoo", folder, tmp_path / "data" / "zoos" / "published")
+    assert len(open_zoo("published", build=True)) == 24
