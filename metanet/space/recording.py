@@ -115,17 +115,18 @@ class Recorder(TorchDispatchMode):
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
         functional = getattr(packet, func._overloadname, None)
-        if functional is None or len(written) != 1 or torch.Tag.inplace_view in func.tags:
+        moves = torch.Tag.inplace_view in func.tags
+        if functional is None or len(written) != 1:
             raise Unrecorded(f"{func} overwrites an argument")
-        if (
-            not isinstance(target, FakeTensor)
-            or _storage(target) in self.views
-            or self._node(target).op != "call_function"
-        ):
+        if not isinstance(target, FakeTensor) or (_storage(target) in self.views and not moves):
+            raise Unrecorded(f"{func} overwrites what other tensors see")
+        if self._node(target).op != "call_function":
             raise Unrecorded(f"{func} overwrites an input or a weight")
+        if moves:  # the tensor is about to get another shape: keep what it was
+            self._node(target).meta["val"] = torch.ops.aten.alias.default(target)
         with self:
             new = functional(*args, **kwargs)
-        if new.shape != target.shape or new.dtype != target.dtype:
+        if not moves and (new.shape != target.shape or new.dtype != target.dtype):
             raise Unrecorded(f"{func} gives another type than its argument has")
         func(*pytree.tree_map_only(Tensor, self._fake, args), **pytree.tree_map_only(Tensor, self._fake, kwargs))
         target.recorded = self._node(new)  # type: ignore[attr-defined]
