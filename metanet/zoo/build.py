@@ -36,6 +36,7 @@ def build_zoo(
     device: str = "cpu",
     images: str | Path | None = None,
     ray: str | None = None,
+    download: Callable[[str, int, int], None] | None = None,
 ) -> ModelZoo:
     """Build a zoo, or go on with an interrupted build, or open it if it is there.
 
@@ -47,6 +48,7 @@ def build_zoo(
         device: Where to train, as PyTorch names it. Other devices than ``cpu`` round differently.
         images: Folder of images (:func:`metanet.zoo.sources.fetch_images`).
         ray: Address of a Ray cluster that makes the shards instead of worker processes; ``local`` starts one here.
+        download: Called with file, bytes so far and bytes in all while images are downloaded.
 
     Returns:
         The opened zoo.
@@ -61,6 +63,7 @@ def build_zoo(
             shards = plan_shards(recipe)
             building = Building(target, note_of(recipe, _checked(device)))
             job = Job(recipe, device, str(images) if images is not None else None)
+            prepare_images(recipe.source, images, download)  # here, so that workers do not all download them
             _make(building, job, shards, workers, progress or (lambda _: None), ray)
             building.finish_zoo(recipe, shards)
     zoo = read_zoo(target)
@@ -78,6 +81,7 @@ def build_part(
     device: str = "cpu",
     images: str | Path | None = None,
     ray: str | None = None,
+    download: Callable[[str, int, int], None] | None = None,
 ) -> Path:
     """Build a part of a zoo, to be merged with the others by :func:`metanet.zoo.merge_zoos`.
 
@@ -92,6 +96,7 @@ def build_part(
         device: As for :func:`build_zoo`.
         images: As for :func:`build_zoo`.
         ray: As for :func:`build_zoo`.
+        download: As for :func:`build_zoo`.
 
     Returns:
         The folder.
@@ -108,6 +113,7 @@ def build_part(
             shards = plan_shards(recipe)[part[0] - 1 :: part[1]]
             building = Building(target, note | {"part": list(part)})
             job = Job(recipe, device, str(images) if images is not None else None)
+            prepare_images(recipe.source, images, download)  # here, so that workers do not all download them
             _make(building, job, shards, workers, progress or (lambda _: None), ray)
             write_part(building.folder, building.shards())
             building.rename()
@@ -118,7 +124,6 @@ def _make(
     building: Building, job: Job, shards: Sequence[Shard], workers: int | None, progress: Report, ray: str | None
 ) -> None:
     """Make the shards that are not there yet."""
-    prepare_images(job.recipe.source, job.images)  # here, so that workers do not all download them
     there = building.shards()
     missing = [shard.number for shard in shards if shard.number not in there]
     total = sum(len(shard.plans) for shard in shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -66,14 +67,21 @@ def load_images(
     return _load(source, grayscale, pool, scale, images_folder(folder))
 
 
-def prepare_images(source: str, folder: str | Path | None = None) -> None:
-    """Make sure that the files of a source are there, downloading them if need be; arguments as :func:`load_images`.
+def prepare_images(
+    source: str, folder: str | Path | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Make sure that the files of a source are there, downloading them if need be.
+
+    Args:
+        source: As for :func:`load_images`.
+        folder: As for :func:`load_images`.
+        progress: Called with file, bytes so far and bytes in all while one is downloaded.
 
     Raises:
         ZooError: The source is unknown, or its files are missing.
     """
     if source != "digits":
-        fetch_images(source, folder)
+        fetch_images(source, folder, progress)
 
 
 @lru_cache(maxsize=2)

@@ -9,12 +9,17 @@ from metanet.checkpoint import load
 from metanet.cli import main
 from metanet.space import WeightSpace
 from metanet.zoo import ModelZoo, build_zoo, load_recipe
+from metanet.zoo.display import show_download
+from metanet.zoo.recipe import recipes_folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("zoos") / "tiny"
     build_zoo(load_recipe("digits-cnn").with_(nets=6, max_steps=3, shard_size=3), path, workers=0)
+    text = (recipes_folder() / "digits-cnn" / "recipe.yaml").read_text()
+    (path / "bad.yaml").write_text("name: [")
+    (path / "impossible.yaml").write_text(text.replace("kernel: 3", "kernel: 30"))
     return str(path)
 
 
@@ -48,6 +53,31 @@ def test_export_carries_the_space(folder, tmp_path, capsys):
     assert {n: tuple(t.shape) for n, t in checkpoint.tensors.items()} == space.shapes
 
 
+def test_parts_are_built_and_merged(folder, tmp_path, capsys):
+    text = (recipes_folder() / "digits-cnn" / "recipe.yaml").read_text()
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(text.replace("nets: 1500", "nets: 4\nmax_steps: 1").replace("shard_size: 75", "shard_size: 1"))
+    parts = [str(tmp_path / f"part{i}") for i in (1, 2)]
+    for i, part in enumerate(parts, start=1):
+        build = ["zoo", "build", str(recipe), "--shard", f"{i}/2", "--out", part, "--workers", "0"]
+        assert main(build) == 0
+        out = capsys.readouterr().out
+        assert f"building zoo digits-cnn {i}/2: 2/2 nets" in out
+        assert "0 s left" in out
+        assert f"part {i}/2; merge all parts" in out
+    assert main(["zoo", "merge", str(tmp_path / "zoo"), *parts]) == 0
+    out = capsys.readouterr().out
+    assert "merging zoo zoo: 4/4 nets" in out
+    assert f"{tmp_path / 'zoo'}: 4 nets" in out
+
+
+def test_a_download_is_shown_file_by_file(capsys):
+    with show_download() as progress:
+        for done in (0, 500_000, 1_000_000):
+            progress("images.gz", done, 1_000_000)
+    assert capsys.readouterr().out == "downloaded images.gz: 1.0 MB\n"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -57,6 +87,14 @@ def test_export_carries_the_space(folder, tmp_path, capsys):
         ["export", "{folder}", "999", "x.pt"],
         ["export", "{folder}", "0", "x.txt"],
         ["build", "no-such-recipe"],
+        ["build", "digits-cnn", "--shard", "3/2"],
+        ["build", "digits-cnn", "--shard", "half"],
+        ["build", "digits-cnn", "--device", "nonsense"],
+        ["build", "{folder}/bad.yaml"],
+        ["build", "{folder}/impossible.yaml"],
+        ["build", "digits-cnn", "--out", "{folder}/zoo.json/zoo"],
+        ["merge", "x/merged", "{folder}"],
+        ["merge", "x/merged", "no-such-part"],
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, arguments, capsys, tmp_path, monkeypatch):

@@ -228,3 +228,9 @@ def test_diverged_nets_are_kept_marked_and_in_no_split(recipe, tmp_path):
     assert set(zoo.column("split")) == {"none"}
     assert zoo[0].labels["test_loss"] is None
     assert [len(zoo.rows(split)) for split in ("train", "validation", "test")] == [0, 0, 0]
+
+
+def test_without_ray_the_message_says_how_to_install_it(recipe, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ZooError, match=r"Ray is not installed.*torch-metanet\[ray\]"):
+        build_zoo(recipe, tmp_path / "zoo", ray="local")
