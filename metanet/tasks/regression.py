@@ -123,10 +123,11 @@ class PropertyRegression(pl.LightningModule):
 
     def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
         """Loss of a batch."""
-        graph = batch.graph
+        graphs = batch.graphs
         if self.noise > 0:  # drawn anew from the seed and the step, so that a resumed run goes on as if uninterrupted
-            graph = jitter(graph, self.noise, (torch.initial_seed() + self.global_step) % 2**63)
-        loss = self._loss(self.metanet(graph), batch.targets)
+            seed = torch.initial_seed() + self.global_step
+            graphs = tuple(jitter(g, self.noise, (seed + (i << 32)) % 2**63) for i, g in enumerate(graphs))
+        loss = self._loss(torch.cat([self.metanet(graph) for graph in graphs]), batch.targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
         return loss
 
@@ -139,7 +140,7 @@ class PropertyRegression(pl.LightningModule):
         self._collect(batch, "test_loss")
 
     def _collect(self, batch: ZooBatch, name: str) -> None:
-        raw = self.metanet(batch.graph)
+        raw = torch.cat([self.metanet(graph) for graph in batch.graphs])
         self.log(name, self._loss(raw, batch.targets), batch_size=len(batch.targets))
         self._seen.append((self._decode(raw).detach().cpu(), batch.targets.cpu()))
 

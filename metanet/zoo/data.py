@@ -1,121 +1,34 @@
 """ZooDataModule: a zoo as the training, validation and test data of a metanet.
 
-A batch holds nets of one weight space only, so that their weights are stacked tensors and no padding exists. Nets that
-diverged, with a target or weights that are not finite, are left out of every split and counted.
+Nets of one weight space are stacked tensors, and no padding exists: a batch is of one space, or, mixed, one graph a
+space. Nets that diverged, with a target or weights that are not finite, are left out of every split and counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from metanet.errors import ConfigError, ZooError
-from metanet.graph import NeuronGraph
 from metanet.space import WeightSpace
+from metanet.zoo.augment import check_kinds
+from metanet.zoo.batches import MixedBatches, SpaceBatches, ZooBatch, ZooSplit
 from metanet.zoo.catalogue import open_zoo
 from metanet.zoo.display import show_build
+from metanet.zoo.statistics import WeightStatistics, weight_statistics
 from metanet.zoo.store import ModelZoo
+
+__all__ = ["MixedBatches", "SpaceBatches", "ZooBatch", "ZooDataModule", "ZooSplit"]
 
 Split = Literal["train", "validation", "test"]
 IN_MEMORY = 1 << 30  # bytes of weights up to which a split is held in memory, not read batch by batch
 CHUNK = 256  # nets read at once while their weights are checked
-
-
-class ZooBatch(NamedTuple):
-    """Nets of one space.
-
-    Attributes:
-        graph: Their weights, B nets.
-        targets: What is to be predicted, ``[B]``, float32.
-        ids: Names of the nets in the zoo.
-    """
-
-    graph: NeuronGraph
-    targets: Tensor
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ZooSplit(Dataset[ZooBatch]):
-    """The nets of one split; an item is the batch of the positions asked for.
-
-    Attributes:
-        zoo: The zoo.
-        rows: Row of each net in the zoo's table, ``[N]``.
-        targets: Target of each net, ``[N]``, float64.
-        ids: Name of each net.
-        groups: Positions in this split by digest of the space; together they are 0..N-1.
-        held: Weights in memory by digest, in the order of ``groups``; None if they are read from disk.
-    """
-
-    zoo: ModelZoo
-    rows: np.ndarray
-    targets: np.ndarray
-    ids: tuple[str, ...]
-    groups: dict[str, np.ndarray]
-    held: dict[str, NeuronGraph] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, positions: np.ndarray) -> ZooBatch:
-        where = np.asarray(positions)
-        if self.held is None:
-            graph = self.zoo.graph(self.rows[where])
-        else:
-            digest = next(d for d, group in self.groups.items() if where[0] in group)
-            graph = self.held[digest].select(torch.from_numpy(np.searchsorted(self.groups[digest], where)))
-        return ZooBatch(graph, torch.from_numpy(self.targets[where]).float(), tuple(self.ids[i] for i in where))
-
-    def graphs(self) -> Iterator[tuple[NeuronGraph, np.ndarray]]:
-        """All nets of each space as one graph, with their targets ``[n]``, float64."""
-        for digest, group in self.groups.items():
-            graph = self.zoo.graph(self.rows[group]) if self.held is None else self.held[digest]
-            yield graph, self.targets[group]
-
-    def in_memory(self) -> ZooSplit:
-        """The same split with its weights read once and kept."""
-        return replace(self, held={d: self.zoo.graph(self.rows[group]) for d, group in self.groups.items()})
-
-
-class SpaceBatches(Sampler[np.ndarray]):
-    """Batches of positions, each within one space; the last batch of a space may be small, none is dropped.
-
-    Args:
-        groups: Positions by space.
-        batch_size: Nets a batch at most.
-        seed: Seed of the shuffle, which differs from epoch to epoch; None keeps the order.
-    """
-
-    def __init__(self, groups: dict[str, np.ndarray], batch_size: int, seed: int | None = None) -> None:
-        self.groups, self.batch_size, self.seed = list(groups.values()), batch_size, seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return sum(-(-len(group) // self.batch_size) for group in self.groups)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the shuffle of an epoch; the trainer calls it before each, so that a resumed run goes on alike."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        if self.seed is None:
-            yield from self._cut(self.groups)
-            return
-        random = np.random.default_rng((self.seed, self.epoch))
-        batches = self._cut([random.permutation(group) for group in self.groups])
-        for number in random.permutation(len(batches)):
-            yield batches[number]
-
-    def _cut(self, groups: list[np.ndarray]) -> list[np.ndarray]:
-        return [group[i : i + self.batch_size] for group in groups for i in range(0, len(group), self.batch_size)]
 
 
 class ZooDataModule(pl.LightningDataModule):
@@ -126,12 +39,18 @@ class ZooDataModule(pl.LightningDataModule):
     Args:
         zoo: Name of a zoo (``digits-cnn``), or the folder of one.
         target: Column of the zoo's table to predict.
-        batch_size: Nets a batch at most; all nets of a batch have one weight space.
+        batch_size: Nets a batch at most; all nets of a batch have one weight space, unless ``mixed``.
         train_size: Use only this many training nets, drawn at random with ``seed``; all by default.
         validation_size: The same for validation.
         test_size: The same for test.
         num_workers: Processes that read batches; 0 reads in the training process, right for zoos held in memory.
-        seed: Seed of the shuffle and of the subsets; by default torch's, which ``seed_everything`` sets.
+        seed: Seed of the shuffle, of the subsets and of augmentations; by default torch's, which ``seed_everything``
+            sets.
+        filter: Nets to use, by columns of the zoo's table: a value, a list of values, or a range with ``min`` and
+            ``max``, such as ``{activation: relu, test_accuracy: {min: 0.5}}``.
+        mixed: Draw training batches from all spaces together, as one graph a space.
+        augment: Symmetries that training nets are moved by, each net anew in every epoch: ``permutation``, ``scale``,
+            ``sign``. Nothing is gained for a metanet that is invariant to them.
     """
 
     def __init__(
@@ -144,14 +63,19 @@ class ZooDataModule(pl.LightningDataModule):
         test_size: int | None = None,
         num_workers: int = 0,
         seed: int | None = None,
+        filter: dict[str, Any] | None = None,
+        mixed: bool = False,
+        augment: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_kinds("data.augment", augment)
         sizes: dict[Split, int | None] = {"train": train_size, "validation": validation_size, "test": test_size}
         named = {"batch_size": batch_size} | {f"{split}_size": n for split, n in sizes.items() if n is not None}
         for name, value in named.items():
             if value < 1:
                 raise ConfigError(f"data.{name}: got {value}. Accepted: a whole number >= 1.")
         self.zoo, self.target, self.batch_size, self.num_workers = zoo, target, batch_size, num_workers
+        self.filter, self.mixed, self.augment = dict(filter or {}), mixed, tuple(augment)
         self.seed = torch.initial_seed() % 2**32 if seed is None else seed
         self.sizes = sizes
         self.splits: dict[Split, ZooSplit] = {}
@@ -174,12 +98,14 @@ class ZooDataModule(pl.LightningDataModule):
         """
         if self.splits:
             return
-        opened = open_zoo(self.zoo)
+        opened = open_zoo(self.zoo).filter(**self.filter) if self.filter else open_zoo(self.zoo)
         targets = _numbers(opened, self.target)
         finite = np.isfinite(targets)
-        if "diverged" in opened.table.column_names:
+        marked = "diverged" in opened.table.column_names
+        if marked:
             finite &= ~opened.column("diverged").astype(bool)
-        finite &= _finite_weights(opened, finite)
+        if not marked or _bytes(opened) <= IN_MEMORY:  # larger zoos are not read through: their marks are trusted
+            finite &= _finite_weights(opened, finite)
         self.excluded = int(np.sum(~finite))
         self.splits = {split: self._split(opened, split, finite, targets) for split in get_args(Split)}
 
@@ -194,17 +120,22 @@ class ZooDataModule(pl.LightningDataModule):
         size = self.sizes[split]
         if size is not None and size < len(rows):
             rows = np.sort(np.random.default_rng((self.seed, 1)).choice(rows, size, replace=False))
-        digests = zoo.column("space")[rows]
-        groups = {d: np.flatnonzero(digests == d) for d in zoo.spaces if (digests == d).any()}
-        out = ZooSplit(zoo, rows, targets[rows], tuple(zoo.column("id")[rows]), groups)
-        size_in_bytes = sum(4 * zoo.spaces[d].parameters * len(group) for d, group in groups.items())
-        return out.in_memory() if size_in_bytes <= IN_MEMORY else out
+        groups = {digest: np.searchsorted(rows, group) for digest, group in zoo.by_space(rows).items()}
+        kinds = self.augment if split == "train" else ()
+        ids = tuple(zoo.column("id")[rows])
+        out = ZooSplit(zoo, rows, targets[rows], ids, groups, None, kinds, self.seed)
+        return out.in_memory() if _bytes(zoo, groups) <= IN_MEMORY else out
 
     @property
     def spaces(self) -> list[WeightSpace]:
         """Weight spaces of the training nets."""
         train = self.split("train")
         return [train.zoo.spaces[digest] for digest in train.groups]
+
+    @cached_property
+    def weight_statistics(self) -> dict[str, WeightStatistics]:
+        """Mean and deviation of every tensor by digest of the space, over the training nets alone."""
+        return weight_statistics(self.split("train").chunks())
 
     @property
     def target_statistics(self) -> tuple[float, float]:
@@ -242,7 +173,8 @@ class ZooDataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, seed: int | None) -> DataLoader[ZooBatch]:
         part = self.split(split)
-        batches = SpaceBatches(part.groups, self.batch_size, seed)
+        sampler = MixedBatches if self.mixed and split == "train" else SpaceBatches
+        batches = sampler(part.groups, self.batch_size, seed)
         workers = self.num_workers
         return DataLoader(
             part, None, sampler=batches, num_workers=workers, collate_fn=_as_is, persistent_workers=workers > 0
@@ -250,12 +182,18 @@ class ZooDataModule(pl.LightningDataModule):
 
     def transfer_batch_to_device(self, batch: ZooBatch, device: torch.device, dataloader_idx: int) -> ZooBatch:
         """Move weights and targets."""
-        return batch._replace(graph=batch.graph.to(device), targets=batch.targets.to(device))
+        return batch.to(device)
 
 
 def _as_is(batch: Any) -> Any:
     """A split gives whole batches, so nothing is left to collate."""
     return batch
+
+
+def _bytes(zoo: ModelZoo, groups: dict[str, np.ndarray] | None = None) -> int:
+    """Memory that the weights of some nets take, by default of all, in float32."""
+    groups = zoo.by_space() if groups is None else groups
+    return sum(4 * zoo.spaces[digest].parameters * len(group) for digest, group in groups.items())
 
 
 def _numbers(zoo: ModelZoo, target: str) -> np.ndarray:

@@ -147,7 +147,7 @@ def _known(path: str) -> bool:
 def _layer(shapes: dict[str, tuple[int, ...]], stride: int) -> nn.Module:
     weight = shapes.get("weight", ())
     if len(weight) == 4:
-        return nn.Conv2d(weight[1], weight[0], weight[2:], stride=stride, bias="bias" in shapes)  # type: ignore[arg-type]
+        return nn.Conv2d(weight[1], weight[0], weight[2:], stride=stride, bias="bias" in shapes)
     if len(weight) != 2:
         raise ZooError(f"a layer has a weight of shape {list(weight)}; linear and convolutional ones are accepted")
     return nn.Linear(weight[1], weight[0], bias="bias" in shapes)

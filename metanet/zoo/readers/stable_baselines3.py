@@ -114,7 +114,7 @@ def _labels(folder: Path) -> dict[str, Any]:
     algorithm = folder.parent.name
     settings = _yaml(folder / "config.yml")
     arguments = _yaml(folder / "args.yml")
-    own = {key: value for key, value in settings.items() if isinstance(value, int | float | bool | str)}
+    own: dict[str, Any] = {key: value for key, value in settings.items() if isinstance(value, int | float | bool | str)}
     policy = str(own.pop("policy_kwargs", ""))
     given = re.search(r"activation_fn\s*=\s*(?:nn\.|th\.nn\.)?(\w+)", policy)
     activation = given[1].lower() if given else "tanh" if algorithm in TANH else "relu"
