@@ -44,9 +44,10 @@ def views(
     spec: TensorSpec, part: GaugePart, axes: Sequence[str], tensor: Tensor, batched: bool
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Views of the tensor that the axes index as a whole (batched or not), each with the dimension of every axis."""
+    named = {axis for d in part.dims for axis in spec.labels[d].axes}
     for view, atoms in _atom_views(tensor, int(batched), list(enumerate(spec.labels))):
         wanted = [*axes, *(axis for axis, _ in part.chosen)]
-        places = [_place(atoms, name, part.dims) for name in wanted]
+        places = [_place(atoms, name, part.dims if name in named else ()) for name in wanted]
         if None in places:
             continue
         keep = [p + batched for p in places[: len(axes)] if p is not None]
@@ -90,9 +91,8 @@ def _atom_views(
 
 
 def _place(atoms: Sequence[tuple[int, str]], name: str, dims: Sequence[int]) -> int | None:
-    """Which atom an axis is: the one in the dimensions named if there is a choice."""
-    found = [i for i, (_, n) in enumerate(atoms) if n == name]
-    return next((i for i in found if atoms[i][0] in dims), found[0] if found else None)
+    """Which atom an axis is: the first, among those of the dimensions named if any are."""
+    return next((i for i, (own, n) in enumerate(atoms) if n == name and (not dims or own in dims)), None)
 
 
 def draw(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:

@@ -72,8 +72,9 @@ class GaugePass(Operations):
         uses = self.uses.get(name, {})
         linked = {d for dims, _ in uses for d in dims}
         rest = [((d,), dim) for d, dim in enumerate(value.dims) if d not in linked]
+        own = {atom for dim in value.dims for atom in leaves(dim)}  # a label that had to be frozen may name others
         for dims, label in (*uses, *rest):
-            for key in self._keys(label):
+            for key in (k for k in self._keys(label) if k <= own):
                 unknown = Unknown(name, dims, key)
                 self.system.unknowns[unknown] = None
                 sides.setdefault(dims, {})[key] = forms[key] = {unknown: Fraction(1)}
