@@ -4,6 +4,7 @@ from metanet.models.base import Metanet, PooledMetanet
 from metanet.models.deepsets import DeepSetsMetanet
 from metanet.models.edge_state import EdgeStateMetanet
 from metanet.models.flat import FlatMetanet
+from metanet.models.gauge import GaugeMetanet
 from metanet.models.gmn import GMNMetanet
 from metanet.models.graph_gnn import GraphGNNMetanet
 from metanet.models.graph_transformer import GraphTransformerMetanet
@@ -19,6 +20,7 @@ __all__ = [
     "EdgeStateMetanet",
     "FlatMetanet",
     "GMNMetanet",
+    "GaugeMetanet",
     "GraphGNNMetanet",
     "GraphTransformerMetanet",
     "Metanet",

@@ -1,6 +1,7 @@
 """Permutation-equivariant layers on neuron graphs, one family a file. Parameters are shared over links and nodes."""
 
 from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, layout_features, link_features, node_features
+from metanet.nn.gauge import SignedBlockEmbedding, SignedNodeEmbedding, SignedNodeUpdate
 from metanet.nn.nodes import NodeEmbedding, NodeUpdate
 from metanet.nn.operator import Parallel, Sweep
 from metanet.nn.operators import BlockEmbedding
@@ -14,6 +15,9 @@ __all__ = [
     "NodeEmbedding",
     "NodeUpdate",
     "Parallel",
+    "SignedBlockEmbedding",
+    "SignedNodeEmbedding",
+    "SignedNodeUpdate",
     "Sweep",
     "layout_features",
     "link_features",

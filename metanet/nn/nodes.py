@@ -75,8 +75,8 @@ class NodeUpdate(nn.Module):
         self.out = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, features: Tensor, *messages: Tensor) -> Tensor:
-        """Update ``[B, N, width]`` by messages of the same shape."""
+    def forward(self, features: Tensor, *messages: Tensor, free: Tensor | None = None) -> Tensor:
+        """Update ``[B, N, width]`` by messages of the same shape; ``free`` matters to subclasses only."""
         flat = features.flatten(0, 1)
         hidden = self.own(flat)
         for message, weight in zip(messages, self.heard, strict=True):

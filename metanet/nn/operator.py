@@ -30,23 +30,36 @@ class Sweep(nn.Module):
         width: Features per node.
         heads: Heads R of the block embeddings; divides ``width``.
         transfer: Means instead of scaled sums, see :class:`~metanet.nn.operators.BlockEmbedding`.
+        update: Kind of node update.
     """
 
-    def __init__(self, width: int, heads: int, transfer: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, transfer: bool = False, update: Callable[..., nn.Module] = NodeUpdate
+    ) -> None:
         super().__init__()
         self.heads, self.transfer = heads, transfer
-        self.forth, self.back = NodeUpdate(width), NodeUpdate(width)
+        self.forth, self.back = update(width), update(width)
 
-    def forward(self, features: list[Tensor], operators: list[Operators], layout: Layout) -> list[Tensor]:
-        """Update the features ``[B, N, width]`` of every node set."""
+    def forward(
+        self, features: list[Tensor], operators: list[Operators], layout: Layout, free: Tensor | None = None
+    ) -> list[Tensor]:
+        """Update the features ``[B, N, width]`` of every node set.
+
+        Args:
+            features: One tensor per node set of the layout.
+            operators: One per block.
+            layout: The layout.
+            free: ``[nodes, 1]``, which nodes are free of signs; for updates that ask (:mod:`metanet.nn.gauge`).
+        """
+        frees = [None] * len(features) if free is None else free.split([n.size for n in layout.nodes])
         features = list(features)
         order = list(enumerate(layout.blocks))
         for place, group in _groups(order, lambda b: (b.link.depth, b.target)):
             heard = [self.down(features[b.source], operators[i], layout, b) for i, b in group]
-            features[place] = self.forth(features[place], _total(heard))
+            features[place] = self.forth(features[place], _total(heard), free=frees[place])
         for place, group in _groups(order[::-1], lambda b: (-b.link.depth, b.source)):
             heard = [self.up(features[b.target], operators[i], layout, b) for i, b in group]
-            features[place] = self.back(features[place], _total(heard))
+            features[place] = self.back(features[place], _total(heard), free=frees[place])
         return features
 
     def down(self, features: Tensor, operators: Operators, layout: Layout, block: Block) -> Tensor:
@@ -70,15 +83,20 @@ class Parallel(nn.Module):
         width: Features per node.
         heads: Heads R of the block embeddings; divides ``width``.
         transfer: Means instead of scaled sums, see :class:`~metanet.nn.operators.BlockEmbedding`.
+        update: Kind of node update.
     """
 
-    def __init__(self, width: int, heads: int, transfer: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, transfer: bool = False, update: Callable[..., nn.Module] = NodeUpdate
+    ) -> None:
         super().__init__()
         self.heads, self.transfer = heads, transfer
-        self.update = NodeUpdate(width, messages=2)
+        self.update = update(width, messages=2)
 
-    def forward(self, features: list[Tensor], operators: list[Operators], layout: Layout) -> list[Tensor]:
-        """Update the features ``[B, N, width]`` of every node set."""
+    def forward(
+        self, features: list[Tensor], operators: list[Operators], layout: Layout, free: Tensor | None = None
+    ) -> list[Tensor]:
+        """Update the features ``[B, N, width]`` of every node set; arguments as those of :class:`Sweep`."""
         below: list[list[Tensor]] = [[] for _ in features]
         above: list[list[Tensor]] = [[] for _ in features]
         for block, operator in zip(layout.blocks, operators, strict=True):
@@ -92,7 +110,8 @@ class Parallel(nn.Module):
             torch.cat([_total(m) if m else torch.zeros_like(f) for m, f in zip(side, features, strict=True)], 1)
             for side in (below, above)
         ]
-        return list(self.update(torch.cat(features, 1), *heard).split([n.size for n in layout.nodes], 1))
+        new = self.update(torch.cat(features, 1), *heard, free=free)
+        return list(new.split([n.size for n in layout.nodes], 1))
 
 
 def _total(messages: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from metanet.graph.layout import Block
+from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.nn.features import LINK_FEATURES, layout_features, signed_log
 
@@ -152,12 +152,10 @@ class BlockEmbedding(nn.Module):
             limit: Embedded weights to keep in memory; if all blocks need more, every block is embedded in pieces.
         """
         layout = graph.layout
-        links, _ = layout_features(graph.space, sizes=not self.transfer)
         total = sum(graph.batch_size * self.heads * math.prod(b.shape[:3]) for b in layout.blocks)
         found: list[Operators] = []
-        for number, block in enumerate(layout.blocks):
+        for block, embed in zip(layout.blocks, self.embeddings(layout), strict=True):
             tensor = graph.tensors[block.link.tensor]
-            embed = self.embed(block, links[number].to(tensor))
             if total <= limit:
                 found.append(Operators(embed(block.piece.read(tensor))))
             else:
@@ -166,25 +164,35 @@ class BlockEmbedding(nn.Module):
                 found.append(LazyOperators(embed, read, graph.batch_size, block.shape, self.hidden, size))
         return found
 
-    def embed(self, block: Block, link: Tensor) -> Embed:
-        """The function that embeds weights ``[B, D, T, S, K]`` of a block as ``[B, R, D, T, S]``.
+    def embeddings(self, layout: Layout) -> list[Embed]:
+        """Functions that embed weights ``[B, D, T, S, K]`` of a block as ``[B, R, D, T, S]``, one per block."""
+        return [self._embedding(b, *p) for b, p in zip(layout.blocks, self.parameters_of(layout), strict=True)]
 
-        Args:
-            block: Its place in the layout.
-            link: Link features ``[LINK_FEATURES]``.
+    def parameters_of(self, layout: Layout) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What depends on a block's place and not on its weights, of all blocks at once.
+
+        Returns:
+            For every block: coefficients of the taps for the hidden layer ``[H, K + 1]``, the last for their size;
+            its bias ``[H, 1]``; coefficients of the direct part ``[R, K]``.
         """
-        _, _, sources, taps = block.shape
-        factor = block.fan_in if self.transfer else block.fan_in**0.5
-        share = 1 / sources if self.transfer else sources**-0.5
-        coefficients = self.taps(link.new_tensor(block.coordinates)).t() / taps**0.5
-        scale, shift = self.modulation(link)[:, None].chunk(2)
-        inner = torch.cat([coefficients[: self.hidden], self.size[:, None]], 1) * (1 + scale)
-        outer, skip = self.out * share, coefficients[self.hidden :] * share
+        links, _ = layout_features(layout.space, sizes=not self.transfer)
+        scales, shifts = self.modulation(links.to(self.out)).unsqueeze(-1).chunk(2, 1)
+        taps = [b.shape[3] for b in layout.blocks]
+        places = [place for b in layout.blocks for place in b.coordinates]
+        found = self.taps(self.out.new_tensor(places)).t().split(taps, 1)
+        result = []
+        for count, coefficients, scale, shift in zip(taps, found, scales, shifts, strict=True):
+            inner, skip = (coefficients / count**0.5).split([self.hidden, self.heads])
+            result.append((torch.cat([inner, self.size[:, None]], 1) * (1 + scale), shift, skip))
+        return result
+
+    def _embedding(self, block: Block, inner: Tensor, shift: Tensor, skip: Tensor) -> Embed:
+        factor, share = self.factors(block)
+        outer, skip = self.out * share, skip * share
 
         def embedding(weights: Tensor) -> Tensor:
             batch = weights.shape[0]
-            values = signed_log(weights.flatten(1, 3).transpose(1, 2) * factor)  # [B, K, D T S]
-            size = values.abs() if taps == 1 else values.square().mean(1, keepdim=True).add(1e-6).sqrt()
+            values, size = self.read(weights, factor)
             seen = torch.cat([values, size], 1)
             hidden = functional.silu(torch.baddbmm(shift, inner.expand(batch, -1, -1), seen))
             mixed = torch.bmm(skip.expand(batch, -1, -1), values)
@@ -192,3 +200,15 @@ class BlockEmbedding(nn.Module):
             return embedded.unflatten(2, weights.shape[1:4])
 
         return embedding
+
+    def factors(self, block: Block) -> tuple[float, float]:
+        """Factors on the weights of a block, and on its operators."""
+        sources = block.shape[2]
+        return (block.fan_in, 1 / sources) if self.transfer else (block.fan_in**0.5, sources**-0.5)
+
+    @staticmethod
+    def read(weights: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """Compressed taps ``[B, K, D T S]``, and their root mean square ``[B, 1, D T S]``."""
+        values = signed_log(weights.flatten(1, 3).transpose(1, 2) * factor)
+        alone = values.shape[1] == 1
+        return values, values.abs() if alone else values.square().mean(1, keepdim=True).add(1e-6).sqrt()

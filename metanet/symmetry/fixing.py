@@ -31,10 +31,12 @@ class Step:
     Attributes:
         gauge: The gauge; a combination of several of the space's in the case of signs.
         frame: The parts of tensors that its frame is made of.
+        rank: What they are: 0 incoming weights, 1 variances, 2 scales of norms, 3 outgoing weights, 4 biases.
     """
 
     gauge: Gauge
     frame: tuple[GaugePart, ...]
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def fixing_of(space: WeightSpace) -> Fixing:
         rank, number = min(ranked)
         gauge = open_gauges[number]
         frame = tuple(p for p in _alone(gauge, open_gauges) if _rank(space, p) == rank)
-        steps.append(Step(gauge, frame))
+        steps.append(Step(gauge, frame, rank))
         open_gauges.remove(gauge)
     signs, signed = _signs(space)
     return Fixing((*steps, *signed), tuple(signs), tuple(open_gauges))
@@ -143,7 +145,7 @@ def _signs(space: WeightSpace) -> tuple[list[Gauge], list[Step]]:
         if not moving or len({g.axes for g in moving}) > 1:
             continue
         chosen = min(moving, key=lambda g: len(g.parts))
-        steps.append(Step(chosen, tuple(p for p in chosen.parts if p.tensor == name)))
+        steps.append(Step(chosen, tuple(p for p in chosen.parts if p.tensor == name), 2))
         rest = [_combined(g, chosen) if g in moving else g for g in rest if g is not chosen]
     return rest, steps
 
