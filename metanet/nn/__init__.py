@@ -1,7 +1,9 @@
 """Permutation-equivariant layers on neuron graphs, one family a file. Parameters are shared over links and nodes."""
 
+from metanet.nn.edge_state import EdgeEmbedding, EdgeRound
 from metanet.nn.features import LINK_FEATURES, NODE_FEATURES, layout_features, link_features, node_features
 from metanet.nn.gauge import SignedBlockEmbedding, SignedNodeEmbedding, SignedNodeUpdate
+from metanet.nn.heads import NeuronHead, WeightHead
 from metanet.nn.nodes import NodeEmbedding, NodeUpdate
 from metanet.nn.operator import Parallel, Sweep
 from metanet.nn.operators import BlockEmbedding
@@ -11,7 +13,10 @@ __all__ = [
     "LINK_FEATURES",
     "NODE_FEATURES",
     "BlockEmbedding",
+    "EdgeEmbedding",
+    "EdgeRound",
     "GraphPooling",
+    "NeuronHead",
     "NodeEmbedding",
     "NodeUpdate",
     "Parallel",
@@ -19,6 +24,7 @@ __all__ = [
     "SignedNodeEmbedding",
     "SignedNodeUpdate",
     "Sweep",
+    "WeightHead",
     "layout_features",
     "link_features",
     "node_features",

@@ -1,7 +1,7 @@
 """Linear permutation-equivariant maps between the weight spaces of a chain of layers.
 
 Source: Zhou, Yang, Burns, Cardace, Jiang, Sokota, Kolter, Finn, "Permutation Equivariant Neural Functionals" (NeurIPS
-2023, arXiv:2302.14040), the NP layer of its equation 3: every output entry is a linear function of the same entry, of
+2023, arXiv:2302.14040), the NP layer: every output entry is a linear function of the same entry, of
 the row and column means that share one of its indices, and of the means of all tensors. Parameters belong to layers.
 """
 

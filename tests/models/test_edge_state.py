@@ -1,4 +1,4 @@
-"""The edge-state metanet on dense blocks against the same mathematics on a list of edges."""
+"""The edge-state metanet; that it equals its edge list is in the contract, and here, that the comparison can fail."""
 
 import torch
 
@@ -7,36 +7,24 @@ from metanet.models import EdgeStateMetanet
 from metanet.models.edge_list import EdgeListMetanet, joined
 
 
-def model(seed=0, **kwargs):
-    torch.manual_seed(seed)
-    return EdgeStateMetanet(**{"width": 12, "edge_width": 6, "rounds": 2, "out_features": 2, **kwargs})
-
-
-def values_and_gradients(metanet, graph, parameters):
-    predictions = metanet(graph)
-    found = torch.autograd.grad(predictions.square().sum(), parameters, allow_unused=True)
-    return [predictions, *(g for g in found if g is not None)]
-
-
-def test_dense_blocks_equal_the_edge_list_of_to_pyg_in_values_and_gradients(traced):
-    graph = testing.randomised_graph(traced[2], nets=3)
-    dense = testing.randomised_module(model())
-    parameters = list(dense.parameters())
-    found = values_and_gradients(dense, graph, parameters)
-    wanted = values_and_gradients(EdgeListMetanet(dense), graph, parameters)
-    assert len(found) == len(wanted) == len(parameters) + 1
-    for a, b in zip(found, wanted, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-
-
-def test_the_comparison_sees_a_wrong_edge(traced_network):
+def test_the_comparison_with_the_edge_list_sees_a_wrong_edge(traced_network):
+    torch.manual_seed(0)
     graph = testing.randomised_graph(traced_network("residual")[2], nets=2)
-    dense, edges = testing.randomised_module(model()), joined(graph)
-    edges.edge_index[0, 3] += 1
+    dense = testing.randomised_module(EdgeStateMetanet(width=12, edge_width=6, rounds=2))
+    edges = joined(graph)
     with torch.no_grad():
-        assert (EdgeListMetanet(dense)(graph, edges) - dense(graph)).abs().max() > 1e-6
+        slow = EdgeListMetanet(dense)
+        torch.testing.assert_close(slow(graph, edges), dense(graph), rtol=1e-10, atol=1e-12)
+        edges.edge_index[0, 3] += 1
+        assert (slow(graph, edges) - dense(graph)).abs().max() > 1e-6
 
 
-def test_every_parameter_gets_a_gradient(traced_network):
-    for name in ("cnn", "residual", "grouped"):
-        testing.assert_gradients(testing.randomised_module(model()), testing.randomised_graph(traced_network(name)[2]))
+def test_one_metanet_reads_several_architectures(traced_network):
+    torch.manual_seed(0)
+    metanet = EdgeStateMetanet(width=12, edge_width=6, rounds=1, out_features=3)
+    for name in ("mlp", "cnn", "residual", "grouped"):
+        graph = testing.randomised_graph(traced_network(name)[2], nets=2).to(torch.float32)
+        assert metanet(graph).shape == (2, 3)
+        nodes, edges = metanet.encode_edges(graph)
+        assert [h.shape[1] for h in nodes] == [n.size for n in graph.layout.nodes]
+        assert [tuple(e.shape[1:4]) for e in edges] == [b.shape[:3] for b in graph.layout.blocks]
