@@ -98,6 +98,7 @@ def test_parts_of_a_batch_add_up(images, monkeypatch):
     plans = plans_of("adam", "tanh", 6)
     whole = train_block(plans, images, BATCH, torch.float64)
     monkeypatch.setattr(blocking, "CACHE", 1)
+    monkeypatch.setattr(blocking, "FEWEST", 1)
     assert part_size(plans[0].architecture, 4, BATCH) == 1
     assert [len(block) for block in blocks(plans, BATCH)] == [1, 1, 1, 1]
     parts = train_block(plans, images, BATCH, torch.float64)

@@ -11,6 +11,7 @@ from metanet.zoo.architecture import Activation, Architecture, BatchNorm, Conv, 
 from metanet.zoo.draws import NetPlan
 
 CACHE = 3 << 20  # bytes that a block touches in one pass
+FEWEST = 64  # items a call works on at least, if a net's batch has as many: calls cost time, too
 DEVICE_MEMORY = 1 << 30  # the same on an accelerator, which wants much work at once
 
 
@@ -49,8 +50,8 @@ def part_size(architecture: Architecture, nets: int, batch_size: int, device: st
     """
     if any(isinstance(layer, BatchNorm) for layer in architecture.layers):
         return batch_size
-    room = max(1, _budget(device) // (item_bytes(architecture) * nets))
-    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and (n <= room or n == 1))
+    room = max(-(-FEWEST // nets), _budget(device) // (item_bytes(architecture) * nets))
+    return max(n for n in range(1, batch_size + 1) if batch_size % n == 0 and n <= room)
 
 
 def _budget(device: str | torch.device) -> int:

@@ -166,4 +166,6 @@ class Dropout:
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return ``grad * factors``."""
-        return grad if self.factors is None else grad * self.factors.view(grad.shape)
+        if self.factors is None:
+            return grad
+        return torch.mul(grad, self.factors.view(grad.shape), out=self._into)  # the next layer has read it
