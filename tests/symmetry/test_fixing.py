@@ -95,8 +95,7 @@ def test_what_remains_of_the_signs_acts_on_fixed_networks(norms):
     fixed = fix(space, graph.tensors)[0]
     double = nn.Module.double(module).eval()
     base = torch.func.functional_call(double, {n: t[0] for n, t in fixed.items()}, (example.double(),))
-    for i in (1, 2):
-        torch.testing.assert_close(fixed[f"bn{i}.weight"], torch.ones_like(fixed[f"bn{i}.weight"]))
+    assert all((fixed[f"bn{i}.weight"] > 0).all() for i in (1, 2))
     for gauge in signs:
         state = {n: t[0].clone() for n, t in fixed.items()}
         factors = torch.ones([space.axis[a].size for a in gauge.axes], dtype=torch.float64)
