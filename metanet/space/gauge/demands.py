@@ -126,11 +126,19 @@ class Demands:
         )
 
     def contract(self, value: Value, x: Moved, weight: Moved, contracted: Sequence[Dim], at: tuple[int, ...]) -> Moved:
-        """Sum over shared entries: what runs over them must cancel, the rest multiplies."""
+        """Sum over shared entries: what runs over them must cancel, the rest multiplies.
+
+        Where one node set indexes both sides of the result (scores between channels) neither operand may move by it.
+        """
         gone = frozenset(a for d in contracted for a in leaves(d))
+        twice = frozenset(a for a, count in sum(map(_uses, value.dims), Counter()).items() if count > 1)
         read, written = _split_sides(weight, at)
         forms = dict(written)
         for key in dict.fromkeys((*x.forms, *read)):
+            if key & twice and not key & gone:
+                self.system.vanish(x.forms.get(key, {}))
+                self.system.vanish(read.get(key, {}))
+                continue
             total = combine([(x.forms.get(key, {}), 1), (read.get(key, {}), 1)])
             if key & gone:
                 self.system.vanish(total)

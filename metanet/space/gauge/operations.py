@@ -219,11 +219,15 @@ class Operations(Elementwise):
         self, node: fx.Node, value: Any, q: Moved, k: Moved, v: Moved, *rest: Any
     ) -> Any:
         """Scores do not move, so queries and keys move inversely; the result moves as the values do."""
-        contracted = frozenset(a for d in q.value.dims[-1:] for a in leaves(d))
+        contracted = frozenset(leaves(q.value.dims[-1]))
+        scored = frozenset((*leaves(q.value.dims[-2]), *leaves(k.value.dims[-2])))
         for key in dict.fromkeys((*q.forms, *k.forms)):
             self.system.vanish(combine([(q.forms.get(key, {}), 1), (k.forms.get(key, {}), 1)]))
-            if not key & contracted:
+            if not key & contracted or key & scored:
                 self.system.vanish(q.forms.get(key, {}))
+        for key, form in v.forms.items():
+            if key & scored:  # summed over
+                self.system.vanish(form)
         for item in flat(rest):
             self.kill(item)
         first = value if isinstance(value, Value) else value[0]

@@ -210,3 +210,22 @@ def test_a_wrong_gauge_is_refuted_and_dropped():
     assert sound.ok
     assert sound.space.gauges == ()
     assert "1 gauges failed" in sound.space.opaque[-1].reason
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_attention_between_channels_leaves_no_scales(fused):
+    class Channels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv, self.out = nn.Linear(4, 18), nn.Linear(6, 2)
+
+        def forward(self, x):
+            q, k, v = (t.transpose(-1, -2) for t in self.qkv(x).unflatten(-1, (3, 6)).unbind(-2))
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v) if fused else (q @ k.mT).softmax(-1) @ v
+            return self.out(mixed.transpose(-1, -2).sigmoid())
+
+    module, x = Channels(), torch.randn(2, 5, 4)
+    space = metanet.trace(module, x)
+    assert space.neurons == 6
+    assert not space.gauges
+    assert metanet.certify(module, space, x).ok
