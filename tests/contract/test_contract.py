@@ -20,8 +20,9 @@ ANY = ("mlp", "cnn", "residual", "grouped")
 SMALL = {"width": 12, "edge_width": 6, "rounds": 2, "heads": 4, "channels": 6, "layers": 2, "hidden": 16}
 CHAINS = ("mlp", "cnn")
 READS = {"NFNMetanet": CHAINS, "NFNMetanet HNP": CHAINS, "ScaleGMNMetanet": ("mlp", "cnn", "grouped")}
-# of an MLP nothing but the place of the one tap reaches a network on places; a lone input has no place
-GRADIENTS = {"NFNMetanet": ("mlp",), "NFNMetanet HNP": ("cnn",), "ScaleGMNMetanet": ("grouped",)}
+# of an MLP no tap's place matters, a lone input has no place, and without signs nothing is odd
+GRADIENTS = {"NFNMetanet": ("mlp",), "NFNMetanet HNP": ("cnn",)}
+GRADIENTS |= dict.fromkeys(("ScaleGMNMetanet", "GaugeMetanet"), ("grouped",))
 CLASSES = [c for c in vars(models).values() if inspect.isclass(c) and issubclass(c, Metanet)]
 PLAIN = [c.__name__ for c in CLASSES if c not in (Metanet, models.PooledMetanet)]
 METANETS = [*PLAIN, "NFNMetanet HNP", "OperatorMetanet parallel"]
