@@ -116,6 +116,6 @@ def sync_folder(path: Path) -> None:
 
 def _cannot_write(path: Path, error: OSError) -> str:
     return (
-        f"Cannot write {path}: got '{error.strerror}'. A folder with write permission and free space is needed: "
-        "change the permission, or set METANET_DATA to another folder."
+        f"Cannot write {path}: got '{error.strerror}'. A folder with write permission and free space is needed: make "
+        "space or change the permission and start again, or set METANET_DATA to another folder."
     )

@@ -99,6 +99,7 @@ def test_a_download_is_shown_file_by_file(capsys):
 )
 def test_bad_input_is_one_line_and_exit_code_2(folder, arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METANET_DATA", str(tmp_path))  # not the user's zoos
     assert main(["zoo", *(a.format(folder=folder) for a in arguments)]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")

@@ -1,10 +1,16 @@
 """Real limits of the system: writing stops with a clear message, nothing is broken, and goes on afterwards."""
 
+import gzip
 import os
+import resource
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from metanet.errors import ZooError
+from metanet.zoo import import_zoo
 
 # A build and a merge fail, their folders are looked at, and they are done again without the limit.
 SCRIPT = """
@@ -83,3 +89,23 @@ def test_a_disk_that_is_full(hashes, built, tmp_path):
         assert int(shards) > 0  # what was finished before is kept
         assert (halves, complete) == ("0", "False")
     assert hashes(tmp_path / "build") == hashes(tmp_path / "merge") == hashes(built)
+
+
+def test_an_import(tmp_path):
+    weights = np.random.default_rng(0).normal(size=(200, 52)).astype(np.float32)
+    layout = ["varname,start_idx,end_idx,size,shape", 'sequential/conv2d/bias:0,0,4,4,"(4,)"']
+    layout += ['sequential/conv2d/kernel:0,4,40,36,"(3, 3, 1, 4)"', 'sequential/dense/bias:0,40,42,2,"(2,)"']
+    layout += ['sequential/dense/kernel:0,42,50,8,"(4, 2)"']
+    metrics = ["config.activation,modeldir,step,test_accuracy", *(f"relu,run{i},86,0.5" for i in range(200))]
+    np.save(tmp_path / "weights.npy", weights[:, :50])
+    (tmp_path / "layout.csv").write_text("\n".join(layout))
+    (tmp_path / "metrics.csv.gz").write_bytes(gzip.compress("\n".join(metrics).encode()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(ZooError, match=r"Cannot write .*File too large"):
+            import_zoo("small-cnn-zoo", tmp_path, tmp_path / "out" / "zoo")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "out").glob("zoo*"))
+    assert len(import_zoo("small-cnn-zoo", tmp_path, tmp_path / "out" / "zoo")) == 200
