@@ -189,6 +189,8 @@ class Collector:
             self._waiting[key], self._bytes[key], self._shards[key] = [], 0, shard + 1
 
     def _space(self, net: SourceNet) -> WeightSpace:
+        if net.space is not None:
+            return net.space
         shapes = tuple((name, tuple(t.shape)) for name, t in net.tensors.items())
         key = net.blueprint if net.blueprint is not None else (shapes, net.activation)
         if key not in self._known:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from metanet.errors import ZooError
 
-Filter = Any
+Filter: TypeAlias = Any
 """A value, a list of accepted values, a range ``{"min": a, "max": b}``, or a function of a column that gives a mask."""
-Where = pc.Expression | Callable[[pa.Table], Any]
+Where: TypeAlias = "pc.Expression | Callable[[pa.Table], Any]"
 RANGE = ("min", "max")
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metanet.errors import ZooError
 from metanet.zoo.readers.networks import activation as activation_module
+from metanet.zoo.readers.networks import place
 
 LAYER = re.compile(r"(.+?)(?:\.(\d+))?\.(weight|bias)")
 HIDDEN = ("mlp_extractor.shared_net", "mlp_extractor.policy_net", "mlp_extractor.value_net", "actor.latent_pi")
@@ -59,14 +60,14 @@ class Policy(nn.Module):
         for name, shape in shapes:
             found = LAYER.fullmatch(name)
             if found is None and name in ("log_std", "actor.log_std"):
-                self._place(name, nn.Parameter(torch.zeros(shape)))
+                place(self, name, nn.Parameter(torch.zeros(shape)))
             elif found is None or not _known(found[1]):
                 raise ZooError(f"tensor '{name}' {list(shape)} belongs to no network of a known policy")
             else:
                 chains.setdefault(found[1], {}).setdefault(found[2] or "", {})[found[3]] = shape
         for path, layers in chains.items():
             self.chains[path] = self._chain(path, layers)
-            self._place(path, self.chains[path])
+            place(self, path, self.chains[path])
 
     def _chain(self, path: str, layers: dict[str, dict[str, tuple[int, ...]]]) -> nn.Module:
         if set(layers) == {""}:
@@ -81,18 +82,6 @@ class Policy(nn.Module):
                 kind = nn.ReLU() if "features_extractor" in path else activation_module(self.activation)
                 out.add_module(str(int(index) + 1), kind)
         return out
-
-    def _place(self, path: str, item: nn.Module | nn.Parameter) -> None:
-        *parents, leaf = path.split(".")
-        place: nn.Module = self
-        for name in parents:
-            if not hasattr(place, name):
-                place.add_module(name, nn.Module())
-            place = place.get_submodule(name)
-        if isinstance(item, nn.Parameter):
-            place.register_parameter(leaf, item)
-        else:
-            place.add_module(leaf, item)
 
     def example(self) -> tuple[Tensor, ...]:
         """An observation and, if there are critics of actions, an action."""

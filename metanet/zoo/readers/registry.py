@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from torch import Tensor, nn
 
 from metanet.errors import ZooError
+from metanet.space import WeightSpace
 
 Meaning: TypeAlias = tuple[str, str]
 """Unit and meaning of a column."""
@@ -33,6 +34,7 @@ class SourceNet:
         run: Training that it comes from; by default its own.
         blueprint: Its architecture, if the forward pass is known; otherwise its space is inferred from the tensors.
         activation: Nonlinearity, for inferred spaces.
+        space: Its weight space, if the file carries it.
     """
 
     tensors: Mapping[str, Tensor]
@@ -41,6 +43,7 @@ class SourceNet:
     run: str = ""
     blueprint: Blueprint | None = None
     activation: str | None = None
+    space: WeightSpace | None = None
 
 
 @dataclass(frozen=True, eq=False)

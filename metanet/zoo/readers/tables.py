@@ -7,9 +7,11 @@ import gzip
 import io
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from metanet.errors import ZooError
 
@@ -109,3 +111,11 @@ def parse_columns(rows: Sequence[dict[str, str]]) -> list[dict[str, Value]]:
             for row, given in zip(parsed, rows, strict=True):
                 row[name] = given[name] if given[name] != "" else None
     return parsed
+
+
+def weights_first(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the order of their modules, weight before bias: formats that sort names put them the other way."""
+    modules: dict[str, list[str]] = {}
+    for name in tensors:
+        modules.setdefault(name.rpartition(".")[0], []).append(name)
+    return {n: tensors[n] for names in modules.values() for n in sorted(names, key=lambda n: n.endswith("bias"))}
