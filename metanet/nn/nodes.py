@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metanet.graph.layout import Vector
+from metanet.graph.layout import layout_of
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.nn.features import NODE_FEATURES, layout_features, signed_log, vector_kind
-from metanet.space.weight_space import VECTOR_KINDS
+from metanet.space.weight_space import VECTOR_KINDS, WeightSpace
 
 
 class NodeEmbedding(nn.Module):
@@ -34,27 +35,30 @@ class NodeEmbedding(nn.Module):
 
     def forward(self, graph: NeuronGraph) -> list[Tensor]:
         """Features ``[B, N, width]`` of every node set of the layout."""
-        layout, vectors = graph.layout, graph.vectors()
         _, nodes = layout_features(graph.space, sizes=not self.transfer)
-        nodes = self.constant(nodes.to(next(iter(graph.tensors.values()))))
-        features = list(nodes.expand(graph.batch_size, -1, -1).split([n.size for n in layout.nodes], 1))
-        same: dict[int, list[int]] = defaultdict(list)  # vectors with equally many entries per neuron are read at once
-        for number, values in enumerate(vectors):
-            same[values.shape[2]].append(number)
-        for numbers in same.values():
-            read = self._read([layout.vectors[i] for i in numbers], [vectors[i] for i in numbers])
-            for number, found in zip(numbers, read, strict=True):
-                target = layout.vectors[number].target
-                features[target] = features[target] + found
-        return [self.norm(f) for f in features]
+        nodes = self.constant(nodes.to(self.out.weight)).expand(graph.batch_size, -1, -1)
+        same: dict[int, list[Tensor]] = defaultdict(list)  # vectors with equally many entries per neuron: read at once
+        for values in graph.vectors():
+            same[values.shape[2]].append(values)
+        for taps, group in same.items():
+            rows, kinds = _places(graph.space, taps)
+            read = self._read(torch.cat(group, 1)[..., None], kinds.to(nodes.device))
+            nodes = nodes.index_add(1, rows.to(nodes.device), read)
+        return list(self.norm(nodes).split([n.size for n in graph.layout.nodes], 1))
 
-    def _read(self, vectors: list[Vector], values: list[Tensor]) -> tuple[Tensor, ...]:
-        sizes = [v.shape[1] for v in values]
-        joint = torch.cat(values, 1)[..., None]
-        kinds = torch.tensor([vector_kind(v) for v in vectors], device=joint.device)
-        kind = self.kind(kinds).repeat_interleave(torch.tensor(sizes, device=joint.device), 0)
-        hidden = functional.silu(self.value(torch.cat([joint, signed_log(10 * joint)], -1)) + kind[:, None])
-        return self.out(hidden.mean(-2)).split(sizes, 1)
+    def _read(self, values: Tensor, kinds: Tensor) -> Tensor:
+        hidden = self.value(torch.cat([values, signed_log(10 * values)], -1)) + self.kind(kinds)[:, None]
+        return self.out(functional.silu(hidden).mean(-2))
+
+
+@lru_cache(maxsize=256)
+def _places(space: WeightSpace, taps: int) -> tuple[Tensor, Tensor]:
+    """Node and kind of every neuron of all vectors with so many entries per neuron, ``[n]`` each."""
+    layout = layout_of(space)
+    chosen = [v for v in layout.vectors if v.piece.shape[1] == taps]
+    rows = [torch.arange(layout.nodes[v.target].size) + layout.offsets[v.target] for v in chosen]
+    kinds = [torch.full_like(r, vector_kind(v)) for v, r in zip(chosen, rows, strict=True)]
+    return torch.cat(rows), torch.cat(kinds)
 
 
 class NodeUpdate(nn.Module):

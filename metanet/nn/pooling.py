@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
-from metanet.graph.layout import Layout
+from metanet.graph.layout import Layout, layout_of
+from metanet.space.weight_space import WeightSpace
 
 
 class GraphPooling(nn.Module):
@@ -26,13 +29,29 @@ class GraphPooling(nn.Module):
 
     def forward(self, features: list[Tensor], layout: Layout) -> Tensor:
         """``[B, N, width]`` per node set to ``[B, 6 width]``."""
-        pooled = [self._pool(self.norm(f)) for f in features]
-        hidden = [p for p, n in zip(pooled, layout.nodes, strict=True) if n.kind in ("neuron", "fixed")]
-        outputs = [p for p, n in zip(pooled, layout.nodes, strict=True) if n.kind == "output"]
-        hidden, outputs = hidden or pooled, outputs or pooled[-1:]
-        return torch.cat([torch.stack(hidden).mean(0), hidden[-1], torch.stack(outputs).mean(0)], -1)
+        sets, mean, chosen = (t.to(features[0].device) for t in pooling(layout.space))
+        values = self.norm(torch.cat(features, 1))
+        mean = mean.to(values)
+        means = mean @ values
+        variance = mean @ (values - means.index_select(1, sets)).square()
+        return (chosen.to(values) @ torch.cat([means, variance.add(1e-5).sqrt()], -1)).flatten(1)
 
-    @staticmethod
-    def _pool(values: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(values, 1, correction=0)
-        return torch.cat([mean, variance.add(1e-5).sqrt()], -1)
+
+@lru_cache(maxsize=64)
+def pooling(space: WeightSpace) -> tuple[Tensor, Tensor, Tensor]:
+    """The maps of pooling.
+
+    Returns:
+        The set of every node ``[N]``; the mean over each set, as a map ``[sets, N]``; from sets to what is kept of
+        them, ``[3, sets]``: the mean over hidden sets, the deepest of these, the mean over outputs.
+    """
+    nodes = layout_of(space).nodes
+    sets = torch.repeat_interleave(torch.arange(len(nodes)), torch.tensor([n.size for n in nodes]))
+    member = torch.nn.functional.one_hot(sets, len(nodes)).double().t()
+    hidden = [i for i, n in enumerate(nodes) if n.kind in ("neuron", "fixed")] or list(range(len(nodes)))
+    outputs = [i for i, n in enumerate(nodes) if n.kind == "output"] or [len(nodes) - 1]
+    chosen = torch.zeros(3, len(nodes), dtype=torch.float64)
+    chosen[0, hidden] = 1 / len(hidden)
+    chosen[1, hidden[-1]] = 1
+    chosen[2, outputs] = 1 / len(outputs)
+    return sets, member / member.sum(1, keepdim=True), chosen
