@@ -80,6 +80,8 @@ def plan_net(recipe: Recipe, net: int) -> NetPlan:
     drawn["steps"] = max(1, int(drawn["steps"]))
     if recipe.max_steps is not None:
         drawn["steps"] = min(int(drawn["steps"]), recipe.max_steps)
+        if "epochs" in drawn:
+            drawn["epochs"] = drawn["steps"] / unit
     architecture = recipe.architecture.draw(stream(recipe.seed, net, "architecture"), drawn)
     return NetPlan(net, recipe.seed, dict(drawn), architecture, tuple(unit * n for n in recipe.checkpoints))
 

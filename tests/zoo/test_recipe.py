@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from metanet.errors import ZooError
+from metanet.zoo.architecture import Activation, Add, Conv, parse_architecture
 from metanet.zoo.draws import plan_net, splits
 from metanet.zoo.recipe import load_recipe, parse_recipe, recipes_folder
 
@@ -88,3 +89,71 @@ def test_by_needs_the_other_value_first(given):
     recipe = parse_recipe(given)
     with pytest.raises(ZooError, match=r"depends on 'optimizer'.*cases given: sgd"):
         [plan_net(recipe, net) for net in range(20)]
+
+
+def test_epochs_become_steps_and_checkpoints():
+    recipe = load_recipe("cifar10-gs-cnn")
+    plan = next(p for p in (plan_net(recipe, net) for net in range(50)) if p.hyperparameters["train_fraction"] == 0.1)
+    assert plan.steps == 86 * 9  # 5,000 images, 512 a step
+    assert plan.kept == (0, 9, 18, 27, 180, 360, 540, 720, 774)
+    short = plan_net(recipe.with_(max_steps=18), plan.net)
+    assert (short.hyperparameters["epochs"], short.kept) == (2, (0, 9, 18))
+
+
+def test_architectures_are_drawn_as_in_cnn_wild_park():
+    recipe = load_recipe("cifar10-wild")
+    plans = [plan_net(recipe, net) for net in range(200)]
+    layers = [layer for plan in plans for layer in plan.architecture.layers]
+    convolutions = [layer for layer in layers if isinstance(layer, Conv)]
+    assert {sum(isinstance(x, Conv) for x in p.architecture.layers) for p in plans} == set(range(2, 9))
+    assert {c.out for c in convolutions} == {4, 8, 16, 32, 64}
+    assert {(c.kernel, c.padding) for c in convolutions} == {(3, 1), (5, 2), (7, 3)}
+    assert {x.fn for x in layers if isinstance(x, Activation)} == {
+        "relu",
+        "gelu",
+        "tanh",
+        "sigmoid",
+        "leaky_relu",
+        "none",
+    }
+    for plan in plans:
+        ends = [i for i, x in enumerate(plan.architecture.layers) if isinstance(x, Activation)]
+        for i, layer in enumerate(plan.architecture.layers):
+            if isinstance(layer, Add):  # an earlier turn's output, but not that of the turn before
+                assert layer.source in ends[1 : sum(end < i for end in ends) - 1]
+    assert any(isinstance(layer, Add) for layer in layers)
+    assert plans[0].architecture.named[-1] == "fc"
+    assert parse_architecture(plans[3].architecture.to_dict()) == plans[3].architecture
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("architecture", "layers"), [{"repeat": {"times": 2}}], "Accepted keys, both needed: times, layers"),
+        (("architecture", "layers"), [{"repeat": {"times": "two", "layers": []}}], "whole number >= 0"),
+        (("architecture", "layers"), [{"linear": {"out": {"choice": [3, 0]}}}], "out': got 0"),
+        (("architecture", "layers"), [{"activation": {"fn": "swish"}}, {"linear": {"out": 2}}], "got 'swish'"),
+        (("architecture", "names"), ["a"], "Accepted: 4 different names"),
+        (("architecture", "names"), {"conv": "a"}, "Accepted: a list of names"),
+        (("task",), "play", "Accepted: classify, fit"),
+        (("images",), {"pool": "two"}, "Accepted: grayscale"),
+        (("checkpoints",), [3, 1], "whole numbers >= 0, rising"),
+        (("measure",), {"train": 3}, "Accepted: train and test"),
+        (("hyperparameters", "epochs"), 3, "'steps' or 'epochs'"),
+    ],
+)
+def test_bad_values_of_drawn_architectures_and_tasks(given, path, value, message):
+    inner = given
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises(ZooError, match=message):
+        parse_recipe(given)
+
+
+@pytest.mark.parametrize("path", sorted(recipes_folder().glob("*/recipe.yaml")), ids=lambda path: path.parent.name)
+def test_every_recipe_reads_back_and_has_a_card(path):
+    recipe = load_recipe(path.parent.name)
+    assert parse_recipe(recipe.to_dict()) == recipe
+    assert recipe.name == path.parent.name
+    assert (path.parent / "README.md").read_text().startswith(f"# {recipe.name}\n")
