@@ -1,24 +1,20 @@
-"""``metanet zoo``: build a zoo, look at one, take a net out of one."""
+"""``metanet zoo``: build a zoo and take a net out of one; see also :mod:`metanet.commands.zoo_content`."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from metanet.commands.zoo_content import Name, import_published, info, list_zoos, verify
 from metanet.errors import ZooError
 
-if TYPE_CHECKING:
-    from metanet.zoo import ModelZoo
-
-app = typer.Typer(help="Build, show and export model zoos.", no_args_is_help=True)
-
-Name = Annotated[str, typer.Argument(metavar="ZOO", help="Name of a zoo, or its folder.")]
-BARS = 10
-WIDTH = 40
+app = typer.Typer(help="Build, import, show, check and export model zoos.", no_args_is_help=True)
+app.command("list")(list_zoos)
+app.command("info")(info)
+app.command("import")(import_published)
+app.command("verify")(verify)
 
 
 @app.command()
@@ -71,31 +67,6 @@ def _part(shard: str) -> tuple[int, int]:
 
 
 @app.command()
-def info(
-    name: Name,
-    label: Annotated[str, typer.Option(help="Label whose histogram is drawn.")] = "test_accuracy",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-) -> None:
-    """Show a zoo's card, its splits and spaces, and the histogram of a label."""
-    from metanet.zoo import open_zoo
-
-    zoo = open_zoo(name)
-    splits = dict(Counter(map(str, zoo.column("split"))))  # "none": nets that diverged
-    spaces = {digest[:8]: len(rows) for digest, rows in zoo.by_space().items()}
-    if as_json:
-        print(json.dumps({"card": zoo.card, "nets": len(zoo), "splits": splits, "spaces": spaces}, indent=2))
-        return
-    print(f"{zoo.name} in {zoo.path}: {len(zoo)} nets")
-    for key in ("description", "licence", "source", "version"):
-        if key in zoo.card:
-            print(f"  {key}: {zoo.card[key]}")
-    print("  splits: " + ", ".join(f"{count} {split}" for split, count in splits.items()))
-    print("  spaces: " + ", ".join(f"{digest} ({count} nets)" for digest, count in spaces.items()))
-    print(f"\n{label}")
-    print("\n".join(_histogram(zoo, label)))
-
-
-@app.command()
 def export(
     name: Name,
     net: Annotated[str, typer.Argument(help="Id of a net, or its row.")],
@@ -105,16 +76,3 @@ def export(
     from metanet.zoo import export_net, open_zoo
 
     print(export_net(open_zoo(name), int(net) if net.isdecimal() else net, file))
-
-
-def _histogram(zoo: ModelZoo, label: str) -> list[str]:
-    """One line a bin: its range, a bar, its count."""
-    import numpy as np
-
-    values = zoo.column(label)
-    if not np.issubdtype(values.dtype, np.number):
-        raise ZooError(f"zoo '{zoo.name}': label '{label}' is not a number, so it has no histogram; choose another")
-    counts, edges = np.histogram(values[np.isfinite(values)], BARS)
-    most = max(int(counts.max()), 1)
-    rows = zip(edges, edges[1:], counts, strict=False)
-    return [f"  {low:10.4g} to {high:10.4g}  {'█' * round(WIDTH * n / most):{WIDTH}s} {n}" for low, high, n in rows]

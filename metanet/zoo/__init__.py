@@ -9,6 +9,7 @@ from metanet.zoo.progress import Progress
 from metanet.zoo.readers import zoo_formats
 from metanet.zoo.recipe import Recipe, load_recipe
 from metanet.zoo.store import ModelZoo, Net
+from metanet.zoo.verify import verify_zoo
 
 __all__ = [
     "ModelZoo",
@@ -23,6 +24,7 @@ __all__ = [
     "load_recipe",
     "merge_zoos",
     "open_zoo",
+    "verify_zoo",
     "zoo_formats",
     "zoos_folder",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,18 @@ def data_folder() -> Path:
 def zoos_folder() -> Path:
     """Return the folder of zoos by name."""
     return data_folder() / "zoos"
+
+
+def known_zoos() -> dict[str, dict[str, Any]]:
+    """Cards of the zoos that are in the folder of zoos, by name; a damaged card is empty."""
+    found = {}
+    for card in sorted(zoos_folder().glob(f"*/{CARD}")):
+        try:
+            content = json.loads(card.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = {}
+        found[card.parent.name] = content if isinstance(content, dict) else {}
+    return found
 
 
 def open_zoo(

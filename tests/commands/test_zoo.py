@@ -4,6 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from metanet.checkpoint import load
 from metanet.cli import main
@@ -103,4 +106,81 @@ def test_bad_input_is_one_line_and_exit_code_2(folder, arguments, capsys, tmp_pa
     assert main(["zoo", *(a.format(folder=folder) for a in arguments)]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ")
+    assert "\n" not in error
+
+
+def test_info_draws_the_labels_asked_for_as_a_picture_too(folder, tmp_path, capsys):
+    arguments = ["--label", "learning_rate", "--label", "steps", "--plot", str(tmp_path / "labels.svg")]
+    assert main(["zoo", "info", folder, *arguments]) == 0
+    out = capsys.readouterr().out
+    assert out.index("\nlearning_rate\n") < out.index("\nsteps\n")
+    assert out.count(" to ") == 20
+    assert "</svg>" in (tmp_path / "labels.svg").read_text()
+
+
+@pytest.fixture
+def nets(tmp_path):
+    path = tmp_path / "nets"
+    path.mkdir()
+    for number in range(3):
+        torch.save(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).state_dict(), path / f"{number}.pt")
+    (path / "labels.csv").write_text("file,reward\n0.pt,1.5\n1.pt,\n2.pt,2.5\n3.pt,0\n")
+    return path
+
+
+def test_import_list_info_and_verify(nets, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("METANET_DATA", str(tmp_path / "data"))
+    assert main(["zoo", "list"]) == 0
+    assert "no zoos in" in capsys.readouterr().out
+    assert main(["zoo", "import", "folder", str(nets), "mine", "--option", "activation=tanh"]) == 0
+    out = capsys.readouterr().out
+    assert "importing zoo mine: 4/4 nets" in out
+    assert "3 nets of 1 weight spaces, 1 unreadable" in out
+    assert "unreadable: 3.pt: Cannot read" in out
+    assert main(["zoo", "list"]) == 0
+    assert "mine" in capsys.readouterr().out
+    assert main(["zoo", "info", "mine"]) == 0
+    out = capsys.readouterr().out
+    assert "\nreward\n" in out
+    assert "split at random by run" in out
+    assert main(["zoo", "verify", "mine"]) == 0
+    assert "all well, 3 nets" in capsys.readouterr().out
+    shard = next((tmp_path / "data" / "zoos" / "mine").rglob("*.safetensors"))
+    tensors = load_file(shard)
+    tensors["0.bias"][1, 2] = float("nan")
+    save_file(tensors, shard)
+    assert main(["zoo", "verify", "mine"]) == 1
+    out = capsys.readouterr().out
+    assert "the content is not that of the checksum" in out
+    assert "1 nets have weights that are not finite and are not marked as diverged: 1.pt" in out
+    assert "2 problems" in out
+
+
+def test_formats_are_listed(capsys):
+    assert main(["zoo", "list", "--formats"]) == 0
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("small-cnn-zoo", "stable-baselines3", "modelzoos", "folder"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["import", "no-format", "{nets}", "x"], "Unknown zoo format: got 'no-format'. Accepted: "),
+        (["import", "folder", "nowhere", "x"], "there is no such file or folder"),
+        (["import", "small-cnn-zoo", "{nets}", "x"], "layout.csv"),
+        (["import", "folder", "{nets}", "x", "--option", "activation"], "Accepted, as KEY=VALUE: labels, activation"),
+        (["import", "folder", "{nets}", "x", "--option", "depth=3"], "Accepted, as KEY=VALUE: labels, activation"),
+        (["import", "small-cnn-zoo", "{nets}", "x", "--option", "padding=one"], "'one' is no int"),
+        (["verify", "no-such-zoo"], "No zoo at"),
+        (["info", "{folder}", "--plot", "no/such/folder/x.png"], "Cannot write no/such/folder/x.png"),
+        (["info", "{folder}", "--plot", "x.unknown"], "Cannot write x.unknown"),
+    ],
+)
+def test_wrong_input_is_explained_in_one_line(nets, folder, arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("METANET_DATA", str(tmp_path / "data"))
+    assert main(["zoo", *(a.format(nets=nets, folder=folder) for a in arguments)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert message in error
     assert "\n" not in error
