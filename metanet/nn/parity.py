@@ -53,6 +53,8 @@ def parities(space: WeightSpace) -> Parities:
 
     A node set has the sign of the first gauge that moves anything along its axes. Where a block is moved in another
     way than the signs of its two ends say, it carries no odd features, so that every gauge is respected in any case.
+    What that costs: where one node set has several signs (values before and after a depthwise convolution between two
+    tanh), or a gauge moves some taps only (fused projections), weights are read by even functions.
     """
     layout, gauges = layout_of(space), fixing_of(space).signs
     blocks = [[_moves(layout, b, g) for g in gauges] for b in layout.blocks]
