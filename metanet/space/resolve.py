@@ -18,6 +18,7 @@ def resolve(
     walk: Walk,
     aliases: Mapping[str, tuple[str, ...]] | None = None,
     source: str = "trace",
+    names: Names | None = None,
 ) -> WeightSpace:
     """Name the axes and write everything down in final form.
 
@@ -28,8 +29,9 @@ def resolve(
         walk: The finished walk.
         aliases: Other names of tied tensors.
         source: How the dims were found.
+        names: Empty; holds the name of every atom afterwards.
     """
-    names = Names()
+    names = names if names is not None else Names()
     specs = []
     for name, dims in tensors.items():
         labels = tuple(names.label(dim, f"{name}[{i}]") for i, dim in enumerate(dims))
@@ -56,11 +58,11 @@ def resolve(
 
 
 class Names:
-    """Assigns a name to every atom on first sight; ``axes`` lists them."""
+    """Assigns a name to every atom on first sight; ``axes`` lists them, ``of`` has the name of each."""
 
     def __init__(self) -> None:
         self.axes: list[Axis] = []
-        self._of: dict[Dim, str] = {}
+        self.of: dict[Dim, str] = {}
         self._taken: set[str] = set()
 
     def labels(self, value: Value) -> list[Label]:
@@ -75,10 +77,10 @@ class Names:
             return Label(node.size, node.form, parts=tuple(self.label(p, place) for p in parts))  # type: ignore[arg-type]
         if node.size == 1:
             return Label(1, "unit")
-        if node not in self._of:
-            self._of[node] = self._name(place)
-            self.axes.append(Axis(self._of[node], node.size, _kind(node.frozen), node.frozen or ""))
-        return Label(node.size, "axis", self._of[node])
+        if node not in self.of:
+            self.of[node] = self._name(place)
+            self.axes.append(Axis(self.of[node], node.size, _kind(node.frozen), node.frozen or ""))
+        return Label(node.size, "axis", self.of[node])
 
     def _name(self, place: str) -> str:
         name, count = place, 1

@@ -10,11 +10,11 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
-from metanet.space.axes import Dim, leaves, settle
+from metanet.space.axes import Dim, settle
 from metanet.space.exporting import Inputs, Program
 from metanet.space.gauge import infer_gauges
 from metanet.space.recording import capture
-from metanet.space.resolve import resolve
+from metanet.space.resolve import Names, resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace
 
@@ -84,14 +84,9 @@ class Traced:
         for dims in owned.values():
             for dim in dims:
                 settle(dim)
-        space = resolve(owned, walk, aliases=self.aliases)
-        names = {
-            atom: name
-            for spec in space.tensors
-            for dim, label in zip(owned[spec.name], spec.labels, strict=True)
-            for atom, name in zip((a for a in leaves(dim) if a.size != 1), label.axes, strict=True)
-        }
-        return replace(space, gauges=infer_gauges(walk, self.program.nodes, names))
+        names = Names()
+        space = resolve(owned, walk, aliases=self.aliases, names=names)
+        return replace(space, gauges=infer_gauges(walk, self.program.nodes, names.of))
 
     def _placeholders(self) -> dict[fx.Node, Value]:
         """The value of every graph input: free dims for parameters and norm statistics, frozen ones for all else."""
