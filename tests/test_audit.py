@@ -38,11 +38,12 @@ def rows(task, zoo, **options):
 def test_an_equivariant_metanet_is_exact_where_it_claims_to_be(tiny_zoo):
     torch.manual_seed(0)
     found, by_name = rows(PropertyRegression(OperatorMetanet(width=16, heads=4)), tiny_zoo, split="train")
-    assert found.ok and set(by_name) == {
-        "permutation", "scale", "sign", "widening", "duplication", "control: one tensor"
-    }  # fmt: skip
-    assert by_name["permutation"].claimed and by_name["permutation"].verdict == "exact"
-    assert by_name["scale"].verdict == "moves" and not by_name["scale"].claimed
+    assert found.ok
+    assert set(by_name) == {"permutation", "scale", "sign", "widening", "duplication", "control: one tensor"}
+    assert by_name["permutation"].claimed
+    assert by_name["permutation"].verdict == "exact"
+    assert by_name["scale"].verdict == "moves"
+    assert not by_name["scale"].claimed
     for row in found.rows:
         assert (row.residuals < 1e-9).all() == (not row.control)
         assert len(row.residuals) == len(row.before) == len(row.movement)
@@ -52,17 +53,20 @@ def test_an_equivariant_metanet_is_exact_where_it_claims_to_be(tiny_zoo):
 
 def test_a_false_claim_is_called_broken_and_a_blind_metanet_blind(tiny_zoo):
     found, by_name = rows(PropertyRegression(FirstNeurons()), tiny_zoo, split="train")
-    assert by_name["permutation"].verdict == "CLAIM BROKEN" and not found.ok
+    assert by_name["permutation"].verdict == "CLAIM BROKEN"
+    assert not found.ok
     found, by_name = rows(PropertyRegression(Norms()), tiny_zoo, split="train")
     assert by_name["permutation"].verdict == "exact"
-    assert by_name["control: one tensor"].verdict == "blind" and not found.ok
+    assert by_name["control: one tensor"].verdict == "blind"
+    assert not found.ok
 
 
 def test_the_task_is_left_as_it_was(tiny_zoo):
     task = PropertyRegression(OperatorMetanet(width=16, heads=4)).train()
     before = {name: t.clone() for name, t in task.state_dict().items()}
     audit(task, tiny_zoo, nets=4)
-    assert task.training and all(torch.equal(t, before[name]) for name, t in task.state_dict().items())
+    assert task.training
+    assert all(torch.equal(t, before[name]) for name, t in task.state_dict().items())
 
 
 def test_command_and_picture(tiny_zoo, tmp_path, capsys, monkeypatch):
@@ -70,7 +74,8 @@ def test_command_and_picture(tiny_zoo, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("metanet.audit.load_run", lambda run, trust: task)
     assert main(["audit", "run", str(tiny_zoo.path), "--nets", "6", "--json", "--plot", str(tmp_path / "a.png")]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["ok"] and report["rows"][0]["verdict"] == "exact"
+    assert report["ok"]
+    assert report["rows"][0]["verdict"] == "exact"
     assert (tmp_path / "a.png").stat().st_size > 10_000
     assert main(["audit", "run", str(tiny_zoo.path), "--nets", "6"]) == 0
     assert "permutation" in capsys.readouterr().out

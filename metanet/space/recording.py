@@ -74,7 +74,7 @@ class Recorder(TorchDispatchMode):
                 state = self._state(module)
                 args, kwargs = pytree.tree_map(self._user_input, (args, dict(kwargs)))
                 with _paths(module, self.path), self:
-                    result = torch.func.functional_call(module, state, args, kwargs)
+                    result = torch.func.functional_call(module, state, args, dict(kwargs))
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
         leaves = pytree.tree_leaves(result)
@@ -199,7 +199,7 @@ class Recorder(TorchDispatchMode):
         node.meta = {"val": stand_in}
         self.sources[node] = kind, target
         if isinstance(value, Tensor):
-            stand_in.recorded = node
+            setattr(stand_in, "recorded", node)  # noqa: B010  # fake tensors do not declare it
         return stand_in
 
 

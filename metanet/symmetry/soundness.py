@@ -145,7 +145,7 @@ def _inputs(graph: Traced, evaluation: Evaluation, state: dict[str, Tensor]) -> 
         if kind is InputKind.USER_INPUT:
             value = next(supply, None)
         else:
-            value = state.get(target or "", graph.program.constants.get(target))
+            value = state.get(target or "", graph.program.constants.get(target or ""))
         example = node.meta.get("val")
         if isinstance(example, Tensor) and not (isinstance(value, Tensor) and value.shape == example.shape):
             return None

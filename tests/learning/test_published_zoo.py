@@ -23,7 +23,7 @@ def test_statnn_ranks_the_cnns_of_a_small_cnn_zoo(tmp_path):
     assert [len(zoo.rows(split)) for split in ("train", "validation", "test")] == [1331, 205, 512]
 
     def part(split):
-        rows = [rows for rows in zoo.by_space(zoo.rows(split)).values()]
+        rows = list(zoo.by_space(zoo.rows(split)).values())
         return [zoo.graph(r) for r in rows], np.concatenate([zoo.column("test_accuracy")[r] for r in rows])
 
     graphs, targets = part("test")
