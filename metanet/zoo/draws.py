@@ -81,7 +81,7 @@ def plan_net(recipe: Recipe, net: int) -> NetPlan:
     if recipe.max_steps is not None:
         drawn["steps"] = min(int(drawn["steps"]), recipe.max_steps)
         if "epochs" in drawn:
-            drawn["epochs"] = drawn["steps"] / unit
+            drawn["epochs"] = int(drawn["steps"]) / unit
     architecture = recipe.architecture.draw(stream(recipe.seed, net, "architecture"), drawn)
     return NetPlan(net, recipe.seed, dict(drawn), architecture, tuple(unit * n for n in recipe.checkpoints))
 
