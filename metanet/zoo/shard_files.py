@@ -17,7 +17,7 @@ from metanet.space import WeightSpace
 
 REBUILD = "Restore the file, or delete the zoo's folder and build or import it again."
 MAPPED_FILES = 64  # at once; more would approach the limit of open files
-MAPPED_BYTES = 1 << 30  # address space that a process gives to shards, unless one shard alone is larger
+MAPPED_BYTES = 1 << 29  # address space that a process gives to shards, unless one shard alone is larger
 
 
 def shard_path(zoo: Path, digest: str, shard: int) -> Path:

@@ -144,6 +144,22 @@ def test_a_gaussian_learns_where_it_errs(data):
     assert PropertyRegression(Moments()).with_deviation(found_graph(data))[1] is None
 
 
+def test_mixed_batches_train_every_space_at_once(tiny_zoo, monkeypatch):
+    data = ZooDataModule(str(tiny_zoo.path), batch_size=8, seed=0, mixed=True)
+    task = PropertyRegression(Moments(), noise=0.1)
+    run = trainer(max_epochs=1)
+    run.fit(task, data)
+    batch = next(b for b in data.train_dataloader() if len(b.graphs) == 2)
+    task.noise = 0.0
+    monkeypatch.setattr(task, "log", lambda *_, **__: None)  # there is no trainer any more
+    with torch.no_grad():
+        loss = task.training_step(batch, 0)
+        raw = torch.cat([task.metanet(graph) for graph in batch.graphs])
+    assert float(loss) == pytest.approx(float(task._loss(raw, batch.targets)))
+    by_name = dict(zip(tiny_zoo.column("id"), tiny_zoo.column("test_accuracy"), strict=True))
+    assert batch.targets.tolist() == pytest.approx([by_name[name] for name in batch.ids])
+
+
 def found_graph(data):
     return next(iter(data.val_dataloader())).graph
 
