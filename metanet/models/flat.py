@@ -57,7 +57,8 @@ class FlatMetanet(Metanet):
         Raises:
             SpaceError: The nets are of another architecture than the metanet was built for.
         """
-        return self.network[-1](self.embed(graph))
+        embedded = self.embed(graph)  # first, for it builds the network if that is still to do
+        return self.network[-1](embedded)
 
     def embed(self, graph: NeuronGraph) -> Tensor:
         """The last hidden layer, ``[B, hidden]``."""

@@ -37,6 +37,15 @@ def test_activations_are_an_input_but_other_shapes_are_refused(make):
         model(graph_of(mlp(bias=False)))
 
 
+@pytest.mark.parametrize("make", [FlatMetanet, NFNMetanet])
+def test_a_metanet_that_was_not_built_is_built_for_its_first_graph(make):
+    graph = graph_of(mlp())
+    model = make()
+    assert model(graph).shape == (4, 1)
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert torch.equal(model(graph), model(graph))
+
+
 def test_nfn_reads_what_published_layers_do_not():
     example = torch.randn(2, 2, 6)
     convolution = [nn.Conv1d(2, 6, 3, bias=False), nn.BatchNorm1d(6), nn.ReLU(), nn.Flatten()]
