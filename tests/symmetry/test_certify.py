@@ -10,6 +10,7 @@ import metanet
 from metanet.errors import SpaceError
 from metanet.space import Axis, Label
 from metanet.space.rules import registry
+from metanet.symmetry.evaluation import Evaluation, randomised, relative_change
 
 
 def relabelled(space, **labels):
@@ -206,3 +207,31 @@ def test_tied_weights_move_together():
     space = metanet.trace(module, words)
     assert metanet.certify(module, space, words).ok
     assert space.neurons == 6
+
+
+class Chaotic(nn.Module):
+    """A recurrent map with large weights: differences grow until they are as large as the signal."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Linear(4, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for _ in range(60):
+            x = torch.sin(6 * self.layer(x))
+        return self.head(x)
+
+
+def test_a_network_that_magnifies_rounding_is_judged_on_smaller_weights():
+    module, x = Chaotic().eval(), torch.randn(2, 4)
+    space, evaluation = metanet.trace(module, x), Evaluation(module, x)
+    state = randomised(evaluation.net.state_dict(), space, torch.Generator().manual_seed(0))
+    moved = space.sample().apply(state)
+    assert relative_change(evaluation.outputs(moved), evaluation.outputs(state)) > 0.1  # a true symmetry
+    certificate = metanet.certify(module, space, x)
+    assert certificate.ok
+    assert [a.status for a in certificate.axes] == ["certified"]
+    alone = Axis("layer.bias[0]", 12, "neuron")  # a bias apart from its layer
+    wrong = relabelled(space, layer__bias=(Label(12, "axis", alone.name),))
+    assert not metanet.certify(module, replace(wrong, axes=(*space.axes, alone)), x).ok
