@@ -101,19 +101,19 @@ class GaugePass(Operations):
 
     def _keys(self, dim: Dim) -> Iterator[Key]:
         """The key of every piece of a dim: its neurons, and what else weights write (ordered or not)."""
-        for atoms in _combinations(dim):
+        for atoms in combinations(dim):
             key = frozenset(a for a in atoms if a.frozen is None or a in self.written)
             if key - self.ordered.keys():
                 yield key
 
 
-def _combinations(dim: Dim) -> list[tuple[Dim, ...]]:
+def combinations(dim: Dim) -> list[tuple[Dim, ...]]:
     """The atoms of every piece of a dim, with products distributed over concatenations."""
     node = find(dim)
     if node.form == "concat":
-        return list(dict.fromkeys(c for part in node.parts for c in _combinations(part)))
+        return list(dict.fromkeys(c for part in node.parts for c in combinations(part)))
     if node.form == "product":
-        return [sum(c, ()) for c in itertools.product(*map(_combinations, node.parts))]
+        return [sum(c, ()) for c in itertools.product(*map(combinations, node.parts))]
     return [(node,) if node.size != 1 else ()]
 
 
