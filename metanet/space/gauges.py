@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift"]
+
 
 @dataclass(frozen=True)
 class GaugePart:
@@ -22,6 +24,9 @@ class GaugePart:
         chosen: Entries on ordered axes: the part is the slice of the tensor there (queries in a fused qkv).
         offset: Added to the tensor before it is multiplied and subtracted afterwards; the epsilon of a batch norm's
             variance, ``v -> c^e (v + eps) - eps``.
+        shift: Added to the tensor for every unit of the element, in kinds that add: ``pi / omega`` for the bias of a
+            sine, 1 for what is shifted, other numbers for what undoes a shift.
+        through: Name of a weight: what is added is the element times this weight, summed over ``dims`` of the weight.
     """
 
     tensor: str
@@ -29,6 +34,8 @@ class GaugePart:
     exponent: float
     chosen: tuple[tuple[str, int], ...] = ()
     offset: float = 0.0
+    shift: float = 0.0
+    through: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,14 @@ class Gauge:
     """One family of symmetries with a free factor per neuron.
 
     Attributes:
-        kind: ``"scale"`` for factors in R>0, ``"sign"`` for factors in {-1, +1}.
+        kind: ``"scale"`` for factors in R>0, ``"sign"`` for factors in {-1, +1}; ``"permutation"`` for permutations of
+            the last axis that differ between entries of the others; ``"phase"`` for integers, half periods that a sine
+            is shifted by; ``"shift"`` for vectors that are added.
         axes: Axes that index the factors: their shape is the product of these sizes.
         parts: The tensors that move.
     """
 
-    kind: Literal["scale", "sign"]
+    kind: GaugeKind
     axes: tuple[str, ...]
     parts: tuple[GaugePart, ...]
 
@@ -53,7 +62,7 @@ class Gauge:
 def gauge_from_data(data: dict[str, Any]) -> Gauge:
     """Inverse of ``dataclasses.asdict`` after a JSON round trip."""
     parts = tuple(
-        GaugePart(p["tensor"], tuple(p["dims"]), p["exponent"], tuple((a, n) for a, n in p["chosen"]), p["offset"])
+        GaugePart(**{**p, "dims": tuple(p["dims"]), "chosen": tuple((a, n) for a, n in p["chosen"])})
         for p in data["parts"]
     )
     return Gauge(data["kind"], tuple(data["axes"]), parts)

@@ -45,7 +45,7 @@ def views(
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Views of the tensor that the axes index as a whole (batched or not), each with the dimension of every axis."""
     named = {axis for d in part.dims for axis in spec.labels[d].axes}
-    for view, atoms in _atom_views(tensor, int(batched), list(enumerate(spec.labels))):
+    for view, atoms in atom_views(tensor, int(batched), list(enumerate(spec.labels))):
         wanted = [*axes, *(axis for axis, _ in part.chosen)]
         places = [_place(atoms, name, part.dims if name in named else ()) for name in wanted]
         if None in places:
@@ -58,7 +58,7 @@ def views(
         yield view, keep
 
 
-def _atom_views(
+def atom_views(
     view: Tensor, at: int, labels: Sequence[tuple[int, Label]]
 ) -> Iterator[tuple[Tensor, list[tuple[int, str]]]]:
     """Views of a tensor in which every dimension from ``at`` on is one axis, one per choice of concatenated pieces.
@@ -76,17 +76,17 @@ def _atom_views(
         return
     (own, label), *rest = labels
     if label.op == "unit":
-        yield from _atom_views(view.squeeze(at), at, rest)
+        yield from atom_views(view.squeeze(at), at, rest)
     elif label.op == "axis":
-        for inner, atoms in _atom_views(view, at + 1, rest):
+        for inner, atoms in atom_views(view, at + 1, rest):
             yield inner, [(own, label.axis), *atoms]
     elif label.op == "product":
         factors = [(own, part) for part in label.parts]
-        yield from _atom_views(view.unflatten(at, [p.size for p in label.parts]), at, [*factors, *rest])
+        yield from atom_views(view.unflatten(at, [p.size for p in label.parts]), at, [*factors, *rest])
     else:
         start = 0
         for part in label.parts:
-            yield from _atom_views(view.narrow(at, start, part.size), at, [(own, part), *rest])
+            yield from atom_views(view.narrow(at, start, part.size), at, [(own, part), *rest])
             start += part.size
 
 

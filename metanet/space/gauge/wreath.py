@@ -10,7 +10,7 @@ entry of ``inner``: each result at an entry of ``outer`` is then a function of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -53,50 +53,52 @@ def infer_wreaths(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str]
         Gauges of kind ``"permutation"`` with axes ``(*outer, inner)``.
     """
     found = []
-    for inner, outers in _candidates(walk).items():
-        if inner in names:
-            sound = [o for o in outers if o in names and _independent(walk, nodes, o, inner)]
-            if sound:
-                found.append(_gauge(walk, nodes, sound, inner, names))
+    candidates = {inner: outers for inner, outers in _candidates(walk).items() if inner in names}
+    seen = _seen(walk, nodes, candidates.keys())
+    for inner, outers in candidates.items():
+        sound = [o for o in outers if o in names and all(_apart(walk, n, o, inner) for n in seen[inner])]
+        if sound:
+            found.append(_gauge(walk, seen[inner], sound, inner, names))
     return tuple(found)
 
 
 def _candidates(walk: Walk) -> dict[Dim, list[Dim]]:
     """For every free atom, the atoms that index all values that it indexes."""
-    found: dict[Dim, set[Dim]] = {}
+    found: dict[Dim, dict[Dim, None]] = {}
     for held in walk.values.values():
         for value in instances(held, Value):
-            atoms = {a for d in value.dims for a in leaves(d) if a.size > 1}
+            atoms = _atoms(value)
             for atom in atoms:
-                if atom.frozen is None and (known := found.get(atom, atoms)):
-                    found[atom] = known & atoms - {atom}
-    order = {a: n for n, a in enumerate(dict.fromkeys(a for v in _values(walk) for d in v.dims for a in leaves(d)))}
-    return {inner: sorted(outers, key=order.__getitem__) for inner, outers in found.items() if outers}
+                if atom.frozen is None and found.get(atom, atoms):
+                    found[atom] = {a: None for a in found.get(atom, atoms) if a in atoms and a is not atom}
+    return {inner: list(outers) for inner, outers in found.items() if outers}
 
 
-def _values(walk: Walk) -> Iterator[Value]:
-    for held in walk.values.values():
-        yield from instances(held, Value)
+def _atoms(value: Value) -> dict[Dim, None]:
+    return {a: None for d in value.dims for a in leaves(d) if a.size > 1}
 
 
-def _independent(walk: Walk, nodes: Sequence[fx.Node], outer: Dim, inner: Dim) -> bool:
-    """Whether every operation that sees the inner atom treats entries of the outer one apart, or sums over both."""
+def _seen(walk: Walk, nodes: Sequence[fx.Node], wanted: Set[Dim]) -> dict[Dim, list[fx.Node]]:
+    """The operations (and graph inputs) that read or yield a value that an atom indexes."""
+    indexing = {
+        node: wanted & {a for v in instances(held, Value) for a in _atoms(v)}
+        for node, held in walk.values.items()
+        if wanted
+    }
+    found: dict[Dim, list[fx.Node]] = {atom: [] for atom in wanted}
     for node in nodes:
-        if node.op == "output":
-            continue
-        values = list(instances(walk.values.get(node), Value))
-        operands = [v for n in node.all_input_nodes for v in instances(walk.values.get(n), Value)]
-        if not any(_indexes(inner, v) for v in (*values, *operands)):
-            continue
-        if not all(_held(v, outer, inner) for v in (*values, *operands)):
-            return False
-        if node.op == "call_function" and not _apart(walk, node, outer, inner):
-            return False
-    return True
+        if node.op != "output":
+            for atom in set().union(*(indexing.get(n, ()) for n in (node, *node.all_input_nodes))):
+                found[atom].append(node)
+    return found
 
 
-def _indexes(atom: Dim, value: Value) -> bool:
-    return any(a is atom for d in value.dims for a in leaves(d))
+def _apart(walk: Walk, node: fx.Node, outer: Dim, inner: Dim) -> bool:
+    """Whether an operation that sees the inner atom treats entries of the outer one apart, or sums over both."""
+    read = [v for n in (node, *node.all_input_nodes) for v in instances(walk.values.get(n), Value)]
+    return all(_held(v, outer, inner) for v in read) and (
+        node.op != "call_function" or _slicewise(walk, node, outer, inner)
+    )
 
 
 def _held(value: Value, outer: Dim, inner: Dim) -> bool:
@@ -109,13 +111,13 @@ def _held(value: Value, outer: Dim, inner: Dim) -> bool:
     if any(p.count(outer) > 1 for pieces in dims for p in pieces) or (len(having) > 1 and value.origin is None):
         return False
     for d, pieces in enumerate(dims):
-        for piece in (p for p in pieces if inner in p and outer not in p):
-            if len(having) != 1 or d in having or not all(outer in p for p in dims[having[0]]):
-                return False
+        alone = any(inner in p and outer not in p for p in pieces)
+        if alone and (len(having) != 1 or d in having or not all(outer in p for p in dims[having[0]])):
+            return False
     return True
 
 
-def _apart(walk: Walk, node: fx.Node, outer: Dim, inner: Dim) -> bool:
+def _slicewise(walk: Walk, node: fx.Node, outer: Dim, inner: Dim) -> bool:
     """Whether an operation mixes no entries of the outer atom except together with all of the inner one."""
     name = operation_name(node).removeprefix("aten.")
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -161,10 +163,9 @@ def _summed(node: fx.Node, args: Sequence[Any]) -> Iterator[Pieces]:
 
 
 def _convolved(node: fx.Node, args: Sequence[Any]) -> Iterator[Pieces]:
-    x, weight, transposed, groups = args[0], args[1], args[6], args[8]
+    """Convolutions: the input channels of a group. The group stays: its entries are not summed."""
+    x, weight, transposed = args[0], args[1], args[6]
     yield combinations(x.dims[1] if transposed else weight.dims[1])
-    if transposed and groups > 1:
-        yield [tuple(leaves(x.dims[1]))]
 
 
 def _attended(node: fx.Node, args: Sequence[Any]) -> Iterator[Pieces]:
