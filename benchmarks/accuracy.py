@@ -2,16 +2,18 @@
 
 python benchmarks/accuracy.py --config configs/fmnist14_accuracy.yaml [--models operator,gauge] [--seeds 0,1,2]
 
-One run of ``train.py`` per model and seed, in a process of its own. The epoch is the best of validation; the test split
-is read once, after training. StatNN is fitted in every run on the same nets. Runs that are there are not redone.
+What ``train.py`` does, per model and seed, in a process of its own. The epoch is the best of validation; the test split
+is read once, after training. StatNN is fitted in every run on the same nets. Runs that are there are not redone, and
+one that was interrupted goes on. Options not listed here go to ``train.py``. ``--no-train`` tells of what is there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,24 +21,41 @@ from typing import Any
 
 from common import report
 
+import metanet.training
+
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "configs" / "metanets"
+FUNCTION = ("probegen",)  # they query the nets' functions, the others see weights alone
 
 
-def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str]) -> dict[str, Any] | None:
-    """Train one model with one seed unless it is done; return its ``metrics.json``, or None if it failed."""
-    if not (folder / "metrics.json").is_file():
-        command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(config)]
-        command += ["--config", str(MODELS / f"{model}.yaml"), "--seed_everything", str(seed)]
-        command += ["--trainer.default_root_dir", str(folder), *extra]
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            command += ["--ckpt_path", "last"]
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "log.txt", "a") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-        print(f"{model} seed {seed}: " + ("done" if code == 0 else f"failed, see {folder}/log.txt"), flush=True)
+def metrics_of(folder: Path) -> dict[str, Any] | None:
+    """What a run that is done wrote, else None."""
     file = folder / "metrics.json"
     return json.loads(file.read_text()) if file.is_file() else None
+
+
+def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str]) -> None:
+    """Train one model with one seed unless it is done."""
+    if metrics_of(folder) is not None:
+        return
+    arguments = ["fit", "--config", str(config), "--config", str(MODELS / f"{model}.yaml"), "--seed_everything"]
+    arguments += [str(seed), "--trainer.default_root_dir", str(folder), *extra]
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        arguments += ["--ckpt_path", "last"]
+    folder.mkdir(parents=True, exist_ok=True)
+    process = multiprocessing.get_context("fork").Process(target=_run, args=(arguments, folder / "log.txt"))
+    process.start()  # forked: importing everything takes longer than some of the runs
+    process.join()
+    print(f"{model} seed {seed}: " + (f"failed, see {folder}/log.txt" if process.exitcode else "done"), flush=True)
+
+
+def _run(arguments: list[str], log: Path) -> None:
+    with open(log, "a") as out:
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
+    sys.argv = [str(ROOT / "train.py"), *arguments]  # named where an interrupted run says how to go on
+    metanet.training.main(arguments)
 
 
 def row(model: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -44,13 +63,15 @@ def row(model: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     runs = [metrics["run"] for metrics in found]
     seconds = [r["seconds_per_epoch"] for r in runs if r["seconds_per_epoch"] is not None]
     return {
-        "model": model,
+        "model": model + (" (sees outputs)" if model in FUNCTION else ""),
         "seeds": len(found),
-        "validation tau": _spread([r["validation_tau"] for r in runs]),
-        "test tau": _spread([metrics["metanet"]["tau"] for metrics in found]),
-        "test R2": _spread([metrics["metanet"]["r2"] for metrics in found]),
+        "validation tau": spread([r["validation_tau"] for r in runs]),
+        "test tau": spread([metrics["metanet"]["tau"] for metrics in found]),
+        "test R2": spread([metrics["metanet"]["r2"] for metrics in found]),
+        "epochs": runs[0]["epochs"],
         "s an epoch": round(statistics.median(seconds), 1) if seconds else "",
         "parameters": runs[0]["parameters"],
+        "test taus": " ".join(f"{metrics['metanet']['tau']:.4f}" for metrics in found),
     }
 
 
@@ -59,34 +80,44 @@ def statnn(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     by_seed = {metrics["seed"]: metrics["statnn"] for metrics in found}
     tau, r2 = ([scores[name] for scores in by_seed.values()] for name in ("tau", "r2"))
     return {
-        "model": "statnn", "seeds": len(by_seed), "validation tau": "", "test tau": _spread(tau),
-        "test R2": _spread(r2), "s an epoch": "", "parameters": "",
+        "model": "statnn", "seeds": len(by_seed), "validation tau": "", "test tau": spread(tau), "test R2": spread(r2),
+        "epochs": "", "s an epoch": "", "parameters": "", "test taus": " ".join(f"{t:.4f}" for t in tau),
     }  # fmt: skip
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """``mean ± standard deviation``, the latter of two values or more."""
     deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.4f}{deviation}"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    found = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    found.add_argument("--config", type=Path, required=True, help="zoo, target, loss and optimiser")
+    found.add_argument("--models", help="names of configs/metanets/*.yaml, comma-separated; all by default")
+    found.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    found.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
+    found.add_argument("--name", help="name of the table; that of the config by default")
+    found.add_argument("--no-train", action="store_true", help="only tell of the runs that are done")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train what is missing, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--config", type=Path, required=True, help="zoo, target, loss and optimiser")
-    parser.add_argument("--models", help=f"names of {MODELS.relative_to(ROOT)}/*.yaml, comma-separated; all by default")
-    parser.add_argument("--seeds", default="0,1,2", help="comma-separated")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
-    parser.add_argument("--name", help="name of the table; that of the config by default")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    options, extra = parser.parse_known_args(argv)  # the rest goes to train.py
+    """Train what is missing, seed by seed, and print the table."""
+    options, extra = parser().parse_known_args(argv)
     models = options.models.split(",") if options.models else sorted(p.stem for p in MODELS.glob("*.yaml"))
     name, seeds = options.name or options.config.stem, [int(s) for s in options.seeds.split(",")]
+    folders = {model: [options.runs / name / model / f"seed-{seed}" for seed in seeds] for model in models}
+    for place, seed in enumerate(seeds):  # all models with a first seed before any with a second
+        for model in models if not options.no_train else ():
+            train(options.config, model, seed, folders[model][place], extra)
     every, rows, wrong = [], [], []
     for model in models:
-        done = [train(options.config, model, s, options.runs / name / model / f"seed-{s}", extra) for s in seeds]
-        found = [metrics for metrics in done if metrics is not None]
+        found = [metrics for folder in folders[model] if (metrics := metrics_of(folder)) is not None]
         if len(found) < len(seeds):
-            wrong.append(f"{model}: {len(seeds) - len(found)} of {len(seeds)} runs failed")
+            wrong.append(f"{model}: {len(seeds) - len(found)} of {len(seeds)} runs are not done")
         if found:
             rows.append(row(model, found))
             every.extend(found)
