@@ -37,6 +37,12 @@ class GaugePart:
     shift: float = 0.0
     through: str = ""
 
+    def __str__(self) -> str:
+        where = self.tensor + "".join(f"[{axis}={entry}]" for axis, entry in self.chosen)
+        if self.through:
+            return f"{where}{self.shift:+g} {self.through}"
+        return f"{where}{self.shift:+g}" if self.shift else f"{where}^{self.exponent:g}"
+
 
 @dataclass(frozen=True)
 class Gauge:
@@ -55,7 +61,7 @@ class Gauge:
     parts: tuple[GaugePart, ...]
 
     def __str__(self) -> str:
-        moves = ", ".join(f"{p.tensor}{''.join(f'[{a}={n}]' for a, n in p.chosen)}^{p.exponent:g}" for p in self.parts)
+        moves = ", ".join(map(str, self.parts))
         return f"{self.kind} per ({', '.join(self.axes)}): {moves}"
 
 
