@@ -16,6 +16,7 @@ import os
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,11 @@ def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str
 
 
 def _run(arguments: list[str], log: Path) -> None:
-    with open(log, "a") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)
     sys.argv = [str(ROOT / "train.py"), *arguments]  # named where an interrupted run says how to go on
-    metanet.training.main(arguments)
+    with open(log, "a") as out, redirect_stdout(out), redirect_stderr(out):
+        for descriptor in (1, 2):  # what is not written by Python goes there too
+            os.dup2(out.fileno(), descriptor)
+        metanet.training.main(arguments)
 
 
 def row(model: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:

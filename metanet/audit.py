@@ -39,7 +39,7 @@ Rewriting = Callable[[State, int], tuple[WeightSpace, State]]
 
 @dataclass(frozen=True, eq=False)
 class AuditRow:
-    """One transformation, over all nets that have it.
+    """One transformation, over all nets that have it and that the metanet still reads once they are rewritten.
 
     Attributes:
         transformation: Its name.
@@ -67,6 +67,8 @@ class AuditRow:
     @property
     def verdict(self) -> str:
         """What the numbers say."""
+        if not len(self.before):
+            return "cannot read"
         worst = self.movement.max().item()
         if self.control:
             return "sensitive" if worst > 1e-3 else "blind"
@@ -78,14 +80,14 @@ class AuditRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        known = len(self.residuals) > 0
+        known, read = len(self.residuals) > 0, len(self.before) > 0
         return {
             "transformation": self.transformation,
             "claimed": self.claimed,
             "nets": len(self.before),
             "residual_max": self.residuals.max().item() if known else None,
-            "movement_median": self.movement.median().item(),
-            "movement_max": self.movement.max().item(),
+            "movement_median": self.movement.median().item() if read else None,
+            "movement_max": self.movement.max().item() if read else None,
             "verdict": self.verdict,
         }
 
@@ -171,7 +173,7 @@ def _row(
     functions: Mapping[str, Function | None],
     rewritings: Mapping[str, Rewriting],
 ) -> AuditRow:
-    old, new, residuals = [], [], []
+    old, new, residuals = [torch.zeros(0).double()], [torch.zeros(0).double()], []
     for graph, base in zip(graphs, before, strict=True):
         rewrite = rewritings.get(graph.space.digest)
         if rewrite is None:
@@ -179,8 +181,11 @@ def _row(
         states = [graph.select(slice(i, i + 1)).state_dict() for i in range(graph.batch_size)]
         found = [rewrite(state, i) for i, state in enumerate(states)]
         moved = NeuronGraph.from_state_dicts(found[0][0], [state for _, state in found])
+        try:
+            new.append(_predictions(task, moved))
+        except SpaceError:  # a metanet made for one architecture, and a wider net
+            continue
         old.append(base)
-        new.append(_predictions(task, moved))
         function = functions[graph.space.digest]
         if function is not None:
             residuals += [function.residual(a, b) for a, (_, b) in zip(states, found, strict=True)]

@@ -26,11 +26,13 @@ def table(audit: Audit) -> Table:
     found.add_column("verdict", no_wrap=True)
     for row in audit.rows:
         residual = f"{row.residuals.max().item():.1e}" if len(row.residuals) else "not known"
-        median, worst = row.movement.median().item(), row.movement.max().item()
-        claimed = "" if row.control else "yes" if row.claimed else "no"
-        found.add_row(
-            row.transformation, claimed, str(len(row.before)), residual, f"{median:.1e}", f"{worst:.1e}", row.verdict
+        moved = (
+            [f"{number.item():.1e}" for number in (row.movement.median(), row.movement.max())]
+            if len(row.before)
+            else ["", ""]
         )
+        claimed = "" if row.control else "yes" if row.claimed else "no"
+        found.add_row(row.transformation, claimed, str(len(row.before)), residual, *moved, row.verdict)
     return found
 
 
@@ -45,12 +47,13 @@ def plot(audit: Audit, path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     if file.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"Cannot draw {file}: got the ending '{file.suffix}'. Accepted: .png, .svg, .pdf.")
-    lines = -(-len(audit.rows) // COLUMNS)
+    rows = [row for row in audit.rows if len(row.before)]
+    lines = -(-len(rows) // COLUMNS)
     figure = Figure(figsize=(3.4 * COLUMNS, 3.5 * lines), layout="constrained")
     panels = figure.subplots(lines, COLUMNS, squeeze=False).flatten()
-    for panel in panels[len(audit.rows) :]:
+    for panel in panels[len(rows) :]:
         panel.set_axis_off()
-    for panel, row in zip(panels, audit.rows, strict=False):
+    for panel, row in zip(panels, rows, strict=False):
         _draw(panel, row)
     figure.suptitle(f"{audit.metanet} on {audit.zoo}: predictions before and after rewriting the nets")
     temporary = file.with_name(f".{file.name}.tmp")

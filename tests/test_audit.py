@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from metanet.audit import audit
-from metanet.audit_report import plot
+from metanet.audit_report import plot, table
 from metanet.cli import main
 from metanet.errors import MetanetError
-from metanet.models import OperatorMetanet
+from metanet.models import FlatMetanet, OperatorMetanet
 from metanet.models.base import Metanet
 from metanet.tasks import PropertyRegression
 
@@ -49,6 +49,18 @@ def test_an_equivariant_metanet_is_exact_where_it_claims_to_be(tiny_zoo):
         assert len(row.residuals) == len(row.before) == len(row.movement)
     assert by_name["control: one tensor"].verdict == "sensitive"
     assert len(by_name["scale"].before) + len(by_name["sign"].before) == 12  # ReLU nets and tanh nets
+
+
+def test_a_metanet_of_one_architecture_cannot_read_wider_nets(tiny_zoo, tmp_path):
+    torch.manual_seed(0)
+    task = PropertyRegression(FlatMetanet(hidden=8))
+    task.metanet.build(list(tiny_zoo.spaces.values()))
+    found, by_name = rows(task, tiny_zoo, split="train")
+    assert by_name["widening"].verdict == by_name["duplication"].verdict == "cannot read"
+    assert by_name["widening"].as_dict()["movement_max"] is None
+    assert by_name["permutation"].verdict == "moves"
+    assert "cannot read" in [*table(found).columns[-1].cells]
+    assert plot(found, tmp_path / "audit.png").stat().st_size > 0
 
 
 def test_a_false_claim_is_called_broken_and_a_blind_metanet_blind(tiny_zoo):
