@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from metanet.space.calls import argument, operation_name
-from metanet.space.gauge.invisible import Invisible, alike, dim_slots, paired
+from metanet.space.gauge.invisible import Invisible, alike, dim_slots, paired, places_of
 from metanet.space.gauge.passing import broadcast, remaining, reordered
 from metanet.space.gauge.passing_weights import ENTRIES
 from metanet.space.gauge.slots import slot_dims
@@ -102,7 +102,7 @@ def _taken_back(own: Invisible, node: fx.Node, added: Added) -> list[GaugePart] 
 def _by(own: Invisible, user: fx.Node, node: fx.Node, added: Added) -> list[GaugePart] | None:
     """What takes back a shift of one operand of an operation."""
     name = operation_name(user).removeprefix("aten.")
-    places = [n for n, a in enumerate(user.args) if a is node]
+    places = places_of(user, node)
     if own.values.get(user) is None or user.name in own.distrusted or len(places) != 1:
         return None
     if name in ("select", "unbind"):
@@ -231,11 +231,11 @@ def _subtracted(own: Invisible, user: fx.Node, node: fx.Node, added: Added, name
         mean = _alone(own, user.args[3])
         same = mean is not None and added.slots <= dim_slots(x, 1) and alike(x, mean, {1: 0})
         return [GaugePart(_name(mean), (0,), 0.0, shift=added.factor)] if same and mean is not None else None
-    weight, bias = (user.args[2], user.args[0]) if name == "addmm" else user.args[1:3]
+    weight, bias = (argument(user, n) for n in (("mat2", "self") if name == "addmm" else ("weight", "bias")))
     target = _alone(own, bias)
     source = own.values.get(weight) if isinstance(weight, fx.Node) else None
     read = _read_dim(source, 0 if name == "addmm" else 1)
-    if name == "convolution" and (user.args[6] or any(user.args[4])):  # type: ignore[arg-type]
+    if name == "convolution" and (argument(user, "transposed") or any(argument(user, "padding"))):
         return None  # zeros at the border are not shifted
     if target is None or read is None or not added.slots <= dim_slots(x, 1 if name == "convolution" else -1):
         return None

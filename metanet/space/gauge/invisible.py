@@ -65,7 +65,7 @@ class Invisible:
         if self.result(user) == ANY:
             return ANY
         handler = HANDLERS.get(operation_name(user).removeprefix("aten."))
-        places = [n for n, a in enumerate(user.args) if a is node or (isinstance(a, list | tuple) and node in a)]
+        places = places_of(user, node)
         return handler(self, user, node, places[0]) if handler and len(places) == 1 else NONE
 
     def result(self, node: fx.Node) -> Family:
@@ -98,6 +98,12 @@ class Invisible:
         if any(s >= len(y) or t >= len(x) or y[s] is not x[t] for s, t in slots.items()):
             return NONE
         return pulled(self.result(user), {s: [t] for s, t in slots.items()}, varies)
+
+
+def places_of(user: fx.Node, node: fx.Node) -> list[int]:
+    """The positions of an operand among the arguments, once for every time that it stands there; named ones are -1."""
+    found = [n for n, a in enumerate(user.args) for b in (a if isinstance(a, list | tuple) else (a,)) if b is node]
+    return [*found, *(-1 for a in user.kwargs.values() if a is node)]
 
 
 def paired(y: Value, x: Value, dims: Mapping[int, int]) -> dict[int, int]:

@@ -46,7 +46,8 @@ def _product(own: Invisible, user: fx.Node, node: fx.Node, place: int) -> Family
 def _convolution(own: Invisible, user: fx.Node, node: fx.Node, place: int) -> Family:
     """A convolution: the bias, and the weight, whose data varies over positions."""
     y, x = own.first(user), own.values[node]
-    if place == 0 or (place == 1 and user.args[6]) or not alike(y, x, {1: 0}):
+    apart = place == 1 and (argument(user, "transposed") or argument(user, "groups") != 1)  # groups read other data
+    if place == 0 or apart or not alike(y, x, {1: 0}):
         return NONE
     rest = frozenset(every_slot(y)) - dim_slots(y, 1)
     return own.pull(user, node, paired(y, x, {1: 0}), rest if place == 1 else ())
@@ -124,7 +125,7 @@ def _entries(own: Invisible, user: fx.Node, node: fx.Node, place: int) -> Family
     else:
         passed = dict.fromkeys(range(size), ANY)
         for reader in user.users:
-            number = reader.args[1]  # type: ignore[assignment]
+            number = int(str(reader.args[1]))
             passed[number] = meet(passed[number], _without(own, reader, x, at))
     if len(slots) != 1 or size > ENTRIES:
         family = ANY
@@ -150,7 +151,7 @@ def _joined(own: Invisible, user: fx.Node, node: fx.Node, place: int) -> Family:
     y, x = own.first(user), own.values[node]
     at = argument(user, "dim", 0) % len(y.dims)
     dims = {d: d for d in range(len(x.dims)) if d != at}
-    if list(user.args[0]).count(node) != 1 or len(x.dims) != len(y.dims) or not alike(y, x, dims):
+    if len(x.dims) != len(y.dims) or not alike(y, x, dims):
         return NONE
     return own.pull(user, node, paired(y, x, dims), dim_slots(y, at))
 
