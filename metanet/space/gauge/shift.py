@@ -51,12 +51,17 @@ def infer_shifts(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
 
 
 def _tensors(walk: Walk, nodes: Sequence[fx.Node]) -> dict[str, list[fx.Node]]:
-    """The graph inputs that are parameters or statistics, by name; tied ones come several times."""
+    """The graph inputs that are parameters or means, by name; tied ones come several times.
+
+    Variances are left out: nothing may make them negative, even where nobody sees them.
+    """
+    variances = {draft.tensor for draft in walk.links if draft.kind == "variance"}
     found: dict[str, list[fx.Node]] = {}
     for node in nodes:
         value = walk.values.get(node)
-        if node.op == "placeholder" and isinstance(value, Value) and value.origin is not None:
-            found.setdefault(value.origin.tensor, []).append(node)
+        origin = value.origin if node.op == "placeholder" and isinstance(value, Value) else None
+        if origin is not None and origin.tensor not in variances:
+            found.setdefault(origin.tensor, []).append(node)
     return found
 
 
