@@ -142,7 +142,7 @@ class MetanetCLI(LightningCLI):
         if self._is_trial or not best:
             return
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        statnn, _ = statnn_predictions(self.datamodule, self.seed)
+        statnn, _ = statnn_predictions(self.datamodule, self.seed, self.model.quantiles)
         report = Report(
             zoo=self.datamodule.split("test").zoo.name,
             target=self.model.target,

@@ -18,6 +18,7 @@ from metanet.errors import CheckpointError, ConfigError
 from metanet.graph import NeuronGraph
 from metanet.models.base import Metanet
 from metanet.space import WeightSpace
+from metanet.tasks.quantiles import Quantiles
 from metanet.tasks.scores import Scores, score
 from metanet.zoo.data import ZooBatch, ZooDataModule
 
@@ -39,6 +40,9 @@ class PropertyRegression(pl.LightningModule):
             distribution whose mean and variance the metanet predicts (Nix and Weigend 1994), for an uncertainty.
         noise: Gaussian noise on the weights during training, in units of each tensor's standard deviation within its
             net: nets close by do about as well, so this keeps the metanet from learning nets by heart.
+        ranks: Learn the target's level among the training nets (:class:`~metanet.tasks.quantiles.Quantiles`) instead of
+            its value; predictions are values again. Tau depends on the order only, and where most nets lie within a few
+            points, as test accuracies do, a loss on values hardly sees it.
         warmup: Share of all steps during which the learning rate rises linearly; a half cosine to zero follows. Without
             a last step (``trainer.max_epochs: -1``) it stays constant after the warm-up's first step.
     """
@@ -54,6 +58,7 @@ class PropertyRegression(pl.LightningModule):
         loss: Literal["mse", "huber", "bce", "gaussian"] = "mse",
         noise: float = 0.0,
         warmup: float = 0.05,
+        ranks: bool = False,
     ) -> None:
         super().__init__()
         with warnings.catch_warnings():  # under the command the metanet's configuration is saved, not the metanet
@@ -63,12 +68,15 @@ class PropertyRegression(pl.LightningModule):
             raise ConfigError(f"model.warmup: got {warmup}. Accepted: a share of the steps, 0 <= warmup < 1.")
         if not noise >= 0:
             raise ConfigError(f"model.noise: got {noise}. Accepted: a number >= 0.")
+        if ranks and loss == "gaussian":
+            raise ConfigError("model.ranks: got true with the loss gaussian, whose deviations are of values. Drop one.")
         wanted = 2 if loss == "gaussian" else 1
         if metanet.out_features != wanted:
             meaning = "mean and log-variance, for the loss gaussian" if wanted == 2 else "one number a net"
             raise ConfigError(f"model.metanet: got out_features={metanet.out_features}. Accepted: {wanted}, {meaning}.")
         self.metanet, self.target, self.optimizer = metanet, target, optimizer
         self.loss, self.noise, self.warmup = loss, noise, warmup
+        self.quantiles = Quantiles() if ranks else None
         self.register_buffer("mean", torch.tensor(0.0))
         self.register_buffer("std", torch.tensor(1.0))
         self.spaces: list[WeightSpace] = []
@@ -81,10 +89,13 @@ class PropertyRegression(pl.LightningModule):
         data = getattr(self.trainer, "datamodule", None)
         if stage != "fit" or not isinstance(data, ZooDataModule):
             return
-        mean, std = data.target_statistics
-        values = data.split("train").targets
+        values, (mean, std) = data.split("train").targets, data.target_statistics
         if values.min() == values.max():
             raise ConfigError(f"data.target: '{self.target}' is {mean:.4g} for every training net; choose another.")
+        if self.quantiles is not None:
+            self.quantiles.fit(torch.as_tensor(values))
+            values = self.quantiles.level(torch.as_tensor(values)).numpy()
+            mean, std = float(values.mean()), float(values.std())
         if self.loss == "bce" and not (values.min() >= 0 and values.max() <= 1):
             raise ConfigError(
                 f"model.loss: bce needs targets in [0, 1]; got '{self.target}' from {values.min():.4g} to "
@@ -108,11 +119,14 @@ class PropertyRegression(pl.LightningModule):
     def _decode(self, raw: Tensor) -> Tensor:
         value = raw[:, 0]
         if self.loss == "bce":
-            return torch.sigmoid(value + torch.logit(self.mean.to(raw), eps=1e-3))
-        return value * self.std.to(raw) + self.mean.to(raw)
+            value = torch.sigmoid(value + torch.logit(self.mean.to(raw), eps=1e-3))
+        else:
+            value = value * self.std.to(raw) + self.mean.to(raw)
+        return value if self.quantiles is None else self.quantiles.value(value)
 
     def _loss(self, raw: Tensor, targets: Tensor) -> Tensor:
         value = raw[:, 0]
+        targets = targets if self.quantiles is None else self.quantiles.level(targets)
         if self.loss == "bce":
             shifted = value + torch.logit(self.mean.to(raw), eps=1e-3)
             return functional.binary_cross_entropy_with_logits(shifted, targets)

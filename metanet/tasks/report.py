@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.table import Table
 
 from metanet.errors import ConfigError
 from metanet.models.statnn import StatNN
+from metanet.tasks.quantiles import Quantiles
 from metanet.tasks.scores import Scores, score
 from metanet.zoo.data import ZooDataModule
 
@@ -116,11 +118,22 @@ class Report:
         os.replace(temporary, file)
 
 
-def statnn_predictions(data: ZooDataModule, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Fit StatNN on the training nets; return its predictions for the test nets and their targets, ``[N]`` each."""
+def statnn_predictions(
+    data: ZooDataModule, seed: int, quantiles: Quantiles | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fit StatNN on the training nets; return its predictions for the test nets and their targets, ``[N]`` each.
+
+    With ``quantiles`` it learns levels, as a metanet does that is trained on ranks.
+    """
     train, test = (list(data.split(split).graphs()) for split in ("train", "test"))
-    model = StatNN(seed=seed).fit([g for g, _ in train], np.concatenate([y for _, y in train]))
-    return model.predict([g for g, _ in test]), np.concatenate([y for _, y in test])
+    wanted = np.concatenate([y for _, y in train])
+    if quantiles is not None:
+        wanted = quantiles.level(torch.as_tensor(wanted)).numpy()
+    model = StatNN(seed=seed).fit([g for g, _ in train], wanted)
+    found = model.predict([g for g, _ in test])
+    if quantiles is not None:
+        found = quantiles.value(torch.as_tensor(found)).numpy()
+    return found, np.concatenate([y for _, y in test])
 
 
 def write_whole(path: Path, content: bytes) -> None:
