@@ -16,6 +16,8 @@ from metanet.nn.gauge import SignedBlockEmbedding, SignedNodeEmbedding, SignedNo
 from metanet.nn.parity import free_nodes
 from metanet.symmetry.fixing import Step, fix, fixing_of
 
+LARGEST = 64.0  # frames are read between one over this and this
+
 
 class GaugeMetanet(PooledMetanet):
     """Operator message passing, both ways, that respects every scale and sign gauge of the space.
@@ -37,8 +39,8 @@ class GaugeMetanet(PooledMetanet):
         out_features: Numbers predicted per net.
         dropout: Dropout before the last layer.
         schedule: ``sweep`` or ``parallel``, as in :class:`~metanet.models.OperatorMetanet`.
-        raw: Also read the logarithm of every frame: how large weights are says nothing about the function, but
-            something about how it was trained. Predictions then depend on scales, and ``claims`` says so.
+        raw: Also read the logarithm of every frame, between bounds: how large weights are says nothing about the
+            function, but something about how it was trained. Predictions then depend on scales, and ``claims`` says so.
         limit: Embedded weights kept in memory, as in :class:`~metanet.models.OperatorMetanet`.
     """
 
@@ -90,7 +92,7 @@ def _logarithms(layout: Layout, frames: list[Tensor]) -> list[tuple[int, int, Te
     for step, frame in zip(fixing_of(layout.space).steps, frames, strict=True):
         number = next((i for i, n in enumerate(layout.nodes) if set(step.gauge.axes) <= set(n.axes)), None)
         if step.gauge.kind == "scale" and number is not None:
-            values = torch.where(frame == 0, 0, frame.clamp_min(1e-30).log())
+            values = frame.clamp(1 / LARGEST, LARGEST).log() / 2  # of a dead neuron it would be as small as you like
             found.append((number, step.rank, _spread(layout, number, step, values)))
     return found
 
