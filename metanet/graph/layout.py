@@ -143,6 +143,11 @@ class Layout:
         """First node number of each node set when all are numbered through."""
         return tuple(itertools.accumulate((n.size for n in self.nodes), initial=0))[:-1]
 
+    @cached_property
+    def deepest(self) -> int:
+        """Depth of the deepest node set."""
+        return max(n.depth for n in self.nodes)
+
     @property
     def size(self) -> int:
         """Number of nodes."""

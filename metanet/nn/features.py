@@ -34,6 +34,13 @@ def layout_features(space: WeightSpace, sizes: bool = True) -> tuple[Tensor, Ten
     return torch.stack(links) if links else torch.zeros(0, LINK_FEATURES), torch.cat(nodes)
 
 
+@lru_cache(maxsize=256)
+def tap_places(space: WeightSpace) -> Tensor:
+    """Coordinates of the taps of all blocks of a space's layout, one block after another, ``[taps, 3]``, float64."""
+    places = [place for b in layout_of(space).blocks for place in b.coordinates]
+    return torch.tensor(places, dtype=torch.float64).reshape(-1, 3)
+
+
 def link_features(layout: Layout, block: Block, sizes: bool = True) -> Tensor:
     """Kind, relative depth, log fan-in, log number of extents, log stride and activation of a link.
 
@@ -55,7 +62,7 @@ def node_features(layout: Layout, node: NodeSet, sizes: bool = True) -> Tensor:
         Float32 ``[N, NODE_FEATURES]``.
     """
     kind = [float(node.kind == k) for k in NODE_KINDS]
-    deepest = max(n.depth for n in layout.nodes)
+    deepest = layout.deepest
     size = _log(node.size) if sizes else 0.0
     shared = [*kind, _relative(layout, node.depth), _log(deepest - node.depth + 1), size]
     rows = torch.tensor([*shared, *_activation(node.activation)]).expand(node.size, -1)
@@ -79,7 +86,7 @@ def signed_log(values: Tensor) -> Tensor:
 
 
 def _relative(layout: Layout, depth: int) -> float:
-    return depth / max(1, max(n.depth for n in layout.nodes))
+    return depth / max(1, layout.deepest)
 
 
 def _log(number: float) -> float:

@@ -42,13 +42,15 @@ class NodeEmbedding(nn.Module):
             same[values.shape[2]].append(values)
         for taps, group in same.items():
             rows, kinds = _places(graph.space, taps)
-            read = self._read(torch.cat(group, 1)[..., None], kinds.to(nodes.device))
-            nodes = nodes.index_add(1, rows.to(nodes.device), read)
+            nodes = nodes.index_add(1, rows.to(nodes.device), self._read(group, kinds.to(nodes.device)))
         return list(self.norm(nodes).split([n.size for n in graph.layout.nodes], 1))
 
-    def _read(self, values: Tensor, kinds: Tensor) -> Tensor:
-        hidden = self.value(torch.cat([values, signed_log(10 * values)], -1)) + self.kind(kinds)[:, None]
-        return self.out(functional.silu(hidden).mean(-2))
+    def _read(self, vectors: list[Tensor], kinds: Tensor) -> Tensor:
+        """Vectors ``[B, N, K]`` to ``[B, N of all, width]``."""
+        values = torch.cat(vectors, 1)[..., None]
+        values = self.value(torch.cat([values, signed_log(10 * values)], -1))
+        hidden = functional.silu(values + self.kind(kinds)[:, None])
+        return self.out(hidden.mean(2) if hidden.shape[2] > 1 else hidden[:, :, 0])
 
 
 @lru_cache(maxsize=256)
@@ -81,8 +83,7 @@ class NodeUpdate(nn.Module):
 
     def forward(self, features: Tensor, *messages: Tensor, free: Tensor | None = None) -> Tensor:
         """Update ``[B, N, width]`` by messages of the same shape; ``free`` matters to subclasses only."""
-        flat = features.flatten(0, 1)
-        hidden = self.own(flat)
-        for message, weight in zip(messages, self.heard, strict=True):
-            hidden = torch.addmm(hidden, message.flatten(0, 1), weight)
-        return self.norm(flat + self.out(functional.silu(hidden))).view(features.shape)
+        rows, heard = features.flatten(0, 1), [m.flatten(0, 1) for m in messages]
+        heard_by_all = heard[0] if len(heard) == 1 else torch.cat(heard, 1)
+        hidden = torch.addmm(self.own(rows), heard_by_all, self.heard.flatten(0, 1))
+        return self.norm(rows + self.out(functional.silu(hidden))).view(features.shape)

@@ -9,15 +9,17 @@ of a batch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from metanet.graph.layout import Block, Layout
+from metanet.graph.layout import Block, Layout, layout_of
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
 from metanet.nn.nodes import NodeUpdate
 from metanet.nn.operators import Operators
+from metanet.space.weight_space import WeightSpace
 
 
 class Sweep(nn.Module):
@@ -53,24 +55,23 @@ class Sweep(nn.Module):
         """
         frees = [None] * len(features) if free is None else free.split([n.size for n in layout.nodes])
         features = list(features)
-        order = list(enumerate(layout.blocks))
-        for place, group in _groups(order, lambda b: (b.link.depth, b.target)):
-            heard = [self.down(features[b.source], operators[i], layout, b) for i, b in group]
+        blocks, (forth, back) = layout.blocks, _visits(layout.space)
+        for place, numbers in forth:
+            heard = [self.down(features[blocks[i].source], operators[i], layout, blocks[i]) for i in numbers]
             features[place] = self.forth(features[place], _total(heard), free=frees[place])
-        for place, group in _groups(order[::-1], lambda b: (-b.link.depth, b.source)):
-            heard = [self.up(features[b.target], operators[i], layout, b) for i, b in group]
+        for place, numbers in back:
+            heard = [self.up(features[blocks[i].target], operators[i], layout, blocks[i]) for i in numbers]
             features[place] = self.back(features[place], _total(heard), free=frees[place])
         return features
 
     def down(self, features: Tensor, operators: Operators, layout: Layout, block: Block) -> Tensor:
         """Messages ``[B, N_t, width]`` that the target of a block hears from its source's features."""
-        values = _split(of_source(features, layout, block), self.heads)
-        return to_target(_join(operators.forth(values)), layout, block)
+        return to_target(operators.forth(of_source(features, layout, block)), layout, block)
 
     def up(self, features: Tensor, operators: Operators, layout: Layout, block: Block) -> Tensor:
         """Messages ``[B, N_s, width]`` that the source of a block hears from its target's features."""
-        values = _split(of_target(features, layout, block), self.heads)
-        return to_source(_join(operators.back(values)), layout, block) * _ratio(block, self.transfer)
+        scale = _ratio(block, self.transfer)
+        return to_source(operators.back(of_target(features, layout, block), scale), layout, block)
 
 
 class Parallel(nn.Module):
@@ -101,11 +102,12 @@ class Parallel(nn.Module):
         above: list[list[Tensor]] = [[] for _ in features]
         for block, operator in zip(layout.blocks, operators, strict=True):
             there, here = operator.both(
-                _split(of_source(features[block.source], layout, block), self.heads),
-                _split(of_target(features[block.target], layout, block), self.heads),
+                of_source(features[block.source], layout, block),
+                of_target(features[block.target], layout, block),
+                _ratio(block, self.transfer),
             )
-            below[block.target].append(to_target(_join(there), layout, block))
-            above[block.source].append(to_source(_join(here), layout, block) * _ratio(block, self.transfer))
+            below[block.target].append(to_target(there, layout, block))
+            above[block.source].append(to_source(here, layout, block))
         heard = [
             torch.cat([_total(m) if m else torch.zeros_like(f) for m, f in zip(side, features, strict=True)], 1)
             for side in (below, above)
@@ -125,20 +127,17 @@ def _ratio(block: Block, transfer: bool) -> float:
     return sources / targets if transfer else (sources / targets) ** 0.5
 
 
-def _groups(
-    order: list[tuple[int, Block]], key: Callable[[Block], tuple[int, int]]
-) -> Iterator[tuple[int, list[tuple[int, Block]]]]:
-    """Blocks of equal depth that reach the same node set, in order of depth."""
-    ranked = sorted(order, key=lambda item: key(item[1]))
-    for (_, place), group in itertools.groupby(ranked, key=lambda item: key(item[1])):
-        yield place, list(group)
+Visit = tuple[int, tuple[int, ...]]  # a node set, and the numbers of the blocks that it hears
 
 
-def _split(values: Tensor, heads: int) -> Tensor:
-    """``[B, D, N, F] -> [B, R, D, N, F / R]``."""
-    return values.unflatten(-1, (heads, -1)).permute(0, 3, 1, 2, 4)
+@lru_cache(maxsize=256)
+def _visits(space: WeightSpace) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
+    """Blocks of equal depth that reach the same node set, in order of depth; the same for the way back."""
+    blocks = layout_of(space).blocks
+    forth = _groups([(b.link.depth, b.target) for b in blocks], range(len(blocks)))
+    return forth, _groups([(-b.link.depth, b.source) for b in blocks], range(len(blocks))[::-1])
 
 
-def _join(values: Tensor) -> Tensor:
-    """``[B, R, D, N, F / R] -> [B, D, N, F]``."""
-    return values.permute(0, 2, 3, 1, 4).flatten(3)
+def _groups(keys: Sequence[tuple[int, int]], order: Sequence[int]) -> tuple[Visit, ...]:
+    ranked = sorted(order, key=lambda i: keys[i])
+    return tuple((place, tuple(group)) for (_, place), group in itertools.groupby(ranked, key=lambda i: keys[i]))

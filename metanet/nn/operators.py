@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
-from metanet.nn.features import LINK_FEATURES, layout_features, signed_log
+from metanet.nn.features import LINK_FEATURES, layout_features, signed_log, tap_places
+from metanet.nn.messages import carry
 
 PIECE = 2**19  # hidden values of the embedding computed at once: they fit in a core's cache
 
@@ -37,16 +38,16 @@ class Operators:
         self.embedded = embedded
 
     def forth(self, sources: Tensor) -> Tensor:
-        """``E v``: ``[B, R, D, S, F] -> [B, R, D, T, F]``."""
-        return _product(self.embedded, sources)
+        """``E v``: ``[B, D, S, F] -> [B, D, T, F]``."""
+        return carry(self.embedded, sources)
 
-    def back(self, targets: Tensor) -> Tensor:
-        """``E^T v``: ``[B, R, D, T, F] -> [B, R, D, S, F]``."""
-        return _product(self.embedded.transpose(-1, -2), targets)
+    def back(self, targets: Tensor, scale: float = 1.0) -> Tensor:
+        """``scale E^T v``: ``[B, D, T, F] -> [B, D, S, F]``."""
+        return carry(self.embedded, targets, True, scale)
 
-    def both(self, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def both(self, sources: Tensor, targets: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
         """:meth:`forth` of the sources' values and :meth:`back` of the targets'."""
-        return self.forth(sources), self.back(targets)
+        return self.forth(sources), self.back(targets, scale)
 
 
 class LazyOperators(Operators):
@@ -73,53 +74,49 @@ class LazyOperators(Operators):
         self.rows = [slice(i, i + rows) for i in range(0, targets, rows)]
 
     def forth(self, sources: Tensor) -> Tensor:  # noqa: D102 (that of the base class)
-        return self._run(sources, None)[0]
+        return self._run(sources, None, 1.0)[0]
 
-    def back(self, targets: Tensor) -> Tensor:  # noqa: D102
-        return self._run(None, targets)[1]
+    def back(self, targets: Tensor, scale: float = 1.0) -> Tensor:  # noqa: D102
+        return self._run(None, targets, scale)[1]
 
-    def both(self, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
-        return self._run(sources, targets)
+    def both(self, sources: Tensor, targets: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return self._run(sources, targets, scale)
 
-    def _run(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(self, sources: Tensor | None, targets: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         weights = self.read()
         forth, back = [], []
         for group in self.groups:
-            inner = None if sources is None else sources[:, :, group]
+            inner = None if sources is None else sources[:, group]
             received, total = [], weights.new_zeros(())
             for rows in self.rows:
-                outer = None if targets is None else targets[:, :, group, rows]
-                there, here = self._use(weights[:, group, rows], inner, outer)
+                outer = None if targets is None else targets[:, group, rows]
+                there, here = self._use(weights[:, group, rows], inner, outer, scale)
                 received.append(there)
                 total = total + here  # no list of them: each is as large as the sources
-            forth.append(received[0] if sources is None else torch.cat(received, 3))
+            forth.append(received[0] if sources is None else torch.cat(received, 2))
             back.append(total)
         nothing = back[0] if targets is None else None
-        return forth[0] if sources is None else torch.cat(forth, 2), torch.cat(back, 2) if nothing is None else nothing
+        return forth[0] if sources is None else torch.cat(forth, 1), torch.cat(back, 1) if nothing is None else nothing
 
-    def _use(self, weights: Tensor, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _use(
+        self, weights: Tensor, sources: Tensor | None, targets: Tensor | None, scale: float
+    ) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
-            return _use(self.embed, weights, sources, targets)
+            return _use(self.embed, weights, sources, targets, scale)
         found: tuple[Tensor, Tensor] = checkpoint(
-            _use, self.embed, weights, sources, targets, use_reentrant=False, preserve_rng_state=False
+            _use, self.embed, weights, sources, targets, scale, use_reentrant=False, preserve_rng_state=False
         )
         return found
 
 
-def _use(embed: Embed, weights: Tensor, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor, Tensor]:
+def _use(
+    embed: Embed, weights: Tensor, sources: Tensor | None, targets: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     """Messages both ways through a piece of a block; zero where nothing is sent."""
     embedded = embed(weights)
-    forth = embedded.new_zeros(()) if sources is None else _product(embedded, sources)
-    back = embedded.new_zeros(()) if targets is None else _product(embedded.transpose(-1, -2), targets)
+    forth = embedded.new_zeros(()) if sources is None else carry(embedded, sources)
+    back = embedded.new_zeros(()) if targets is None else carry(embedded, targets, True, scale)
     return forth, back
-
-
-def _product(matrices: Tensor, values: Tensor) -> Tensor:
-    """``[B, R, D, T, S] x [B, R, D, S, F] -> [B, R, D, T, F]``; lone connections are no matrix products."""
-    if matrices.shape[-1] == 1:
-        return matrices * values
-    lead = matrices.shape[:3]
-    return torch.bmm(matrices.flatten(0, 2), values.flatten(0, 2)).unflatten(0, lead)
 
 
 class BlockEmbedding(nn.Module):
@@ -178,8 +175,7 @@ class BlockEmbedding(nn.Module):
         links, _ = layout_features(layout.space, sizes=not self.transfer)
         scales, shifts = self.modulation(links.to(self.out)).unsqueeze(-1).chunk(2, 1)
         taps = [b.shape[3] for b in layout.blocks]
-        places = [place for b in layout.blocks for place in b.coordinates]
-        found = self.taps(self.out.new_tensor(places)).t().split(taps, 1)
+        found = self.taps(tap_places(layout.space).to(self.out)).t().split(taps, 1)
         result = []
         for count, coefficients, scale, shift in zip(taps, found, scales, shifts, strict=True):
             inner, skip = (coefficients / count**0.5).split([self.hidden, self.heads])
@@ -188,14 +184,14 @@ class BlockEmbedding(nn.Module):
 
     def _embedding(self, block: Block, inner: Tensor, shift: Tensor, skip: Tensor) -> Embed:
         factor, share = self.factors(block)
-        outer, skip = self.out * share, skip * share
+        outer, skip, inner = self.out * share, skip * share, torch.cat([inner, shift], 1)
 
         def embedding(weights: Tensor) -> Tensor:
             batch = weights.shape[0]
             values, size = self.read(weights, factor)
-            seen = torch.cat([values, size], 1)
-            hidden = functional.silu(torch.baddbmm(shift, inner.expand(batch, -1, -1), seen))
-            mixed = torch.bmm(skip.expand(batch, -1, -1), values)
+            seen = torch.cat([values, size, torch.ones_like(size)], 1)
+            hidden = functional.silu(torch.bmm(inner.expand(batch, -1, -1), seen))
+            mixed = torch.bmm(skip.expand(batch, -1, -1), seen[:, : values.shape[1]])
             embedded = torch.baddbmm(mixed, outer.expand(batch, -1, -1), hidden)
             return embedded.unflatten(2, weights.shape[1:4])
 

@@ -29,12 +29,13 @@ class GraphPooling(nn.Module):
 
     def forward(self, features: list[Tensor], layout: Layout) -> Tensor:
         """``[B, N, width]`` per node set to ``[B, 6 width]``."""
-        sets, mean, chosen = (t.to(features[0].device) for t in pooling(layout.space))
+        sets, counts, chosen = (t.to(features[0].device) for t in pooling(layout.space))
         values = self.norm(torch.cat(features, 1))
-        mean = mean.to(values)
-        means = mean @ values
-        variance = mean @ (values - means.index_select(1, sets)).square()
-        return (chosen.to(values) @ torch.cat([means, variance.add(1e-5).sqrt()], -1)).flatten(1)
+        counts = counts.to(values)
+        empty = values.new_zeros(len(values), len(counts), self.width)
+        means = empty.index_add(1, sets, values) / counts
+        variances = empty.index_add(1, sets, (values - means.index_select(1, sets)).square()) / counts
+        return (chosen.to(values) @ torch.cat([means, variances.add(1e-5).sqrt()], -1)).flatten(1)
 
 
 @lru_cache(maxsize=64)
@@ -42,16 +43,16 @@ def pooling(space: WeightSpace) -> tuple[Tensor, Tensor, Tensor]:
     """The maps of pooling.
 
     Returns:
-        The set of every node ``[N]``; the mean over each set, as a map ``[sets, N]``; from sets to what is kept of
-        them, ``[3, sets]``: the mean over hidden sets, the deepest of these, the mean over outputs.
+        The set of every node ``[N]``; nodes of each set ``[sets, 1]``; from sets to what is kept of them,
+        ``[3, sets]``: the mean over hidden sets, the deepest of these, the mean over outputs.
     """
     nodes = layout_of(space).nodes
-    sets = torch.repeat_interleave(torch.arange(len(nodes)), torch.tensor([n.size for n in nodes]))
-    member = torch.nn.functional.one_hot(sets, len(nodes)).double().t()
+    counts = torch.tensor([n.size for n in nodes])
+    sets = torch.repeat_interleave(torch.arange(len(nodes)), counts)
     hidden = [i for i, n in enumerate(nodes) if n.kind in ("neuron", "fixed")] or list(range(len(nodes)))
     outputs = [i for i, n in enumerate(nodes) if n.kind == "output"] or [len(nodes) - 1]
     chosen = torch.zeros(3, len(nodes), dtype=torch.float64)
     chosen[0, hidden] = 1 / len(hidden)
     chosen[1, hidden[-1]] = 1
     chosen[2, outputs] = 1 / len(outputs)
-    return sets, member / member.sum(1, keepdim=True), chosen
+    return sets, counts[:, None], chosen

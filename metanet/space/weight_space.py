@@ -129,6 +129,14 @@ class WeightSpace:
         """Tensors by name."""
         return {t.name: t for t in self.tensors}
 
+    def __hash__(self) -> int:
+        """Computed once: layouts and features are looked up by space several times a pass."""
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.axes, self.tensors, self.links, self.opaque))
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor by name."""
