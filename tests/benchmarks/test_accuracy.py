@@ -1,6 +1,6 @@
 """The accuracy table: its runs are done once, failures are said, StatNN stands beside."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -19,15 +19,14 @@ CONFIG = str(ROOT / "configs" / "digits_accuracy.yaml")
 def accuracy(monkeypatch, tiny_zoo, tmp_path):
     """The script, with a folder of two small models."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.delitem(sys.modules, "common", raising=False)
+    module = importlib.import_module("accuracy")
     for name, options in {"deepsets": {"width": 8, "edge_width": 4, "rounds": 1}, "wrong": {"widht": 8}}.items():
         metanet = {"class_path": "metanet.models.DeepSetsMetanet", "init_args": options}
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"model": {"metanet": metanet}}))
     monkeypatch.setattr(module, "MODELS", tmp_path)
-    return module
+    yield module
+    for name in ("accuracy", "accuracy_by", "common"):  # no package: gone with the path
+        sys.modules.pop(name, None)
 
 
 def test_runs_are_done_once_and_failures_are_said(accuracy, tiny_zoo, tmp_path, capfd):
@@ -55,6 +54,14 @@ def test_runs_are_done_once_and_failures_are_said(accuracy, tiny_zoo, tmp_path, 
     assert "wrong: 2 of 2 runs are not done" in capfd.readouterr().err
     assert "widht" in (runs / "digits_accuracy" / "wrong" / "seed-0" / "log.txt").read_text()
     assert json.loads(file.read_text())["rows"] == found
+
+    split = importlib.import_module("accuracy_by")
+    assert split.main([str(runs / "digits_accuracy"), "--by", "activation", "--json", str(file)]) == 0
+    ours, statnn = json.loads(file.read_text())["rows"]
+    assert [name.split()[0] for name in ours] == ["model", "seeds", "relu", "tanh"]
+    assert (ours["model"], statnn["model"]) == ("deepsets", "statnn")
+    assert ours["seeds"] == statnn["seeds"] == 2
+    assert all(" ± " in ours[name] for name in list(ours)[2:])
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
