@@ -8,6 +8,7 @@ absolute tolerance would pass anything. Every check returns the error it measure
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -56,8 +57,8 @@ def randomised_module(module: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def random_move(space: WeightSpace, seed: int = 0, axes: Sequence[str] | None = None) -> Move:
-    """A permutation proven not to be the identity on any axis with two or more entries."""
-    move = sample(space, seed=seed, axes=axes)
+    """A permutation of axes, proven not to be the identity on any with two or more entries."""
+    move = dataclasses.replace(sample(space, seed=seed, axes=axes), factors={})
     still = [name for name, perm in move.perms.items() if torch.equal(perm, torch.arange(len(perm)))]
     if still or not move.perms:
         raise AssertionError(
@@ -104,7 +105,9 @@ def assert_invariant(predict: Predictor, graph: NeuronGraph, seed: int = 0, tole
 def assert_gauge_invariant(
     predict: Predictor, graph: NeuronGraph, kind: str, seed: int = 0, tolerance: float = TOLERANCE
 ) -> float:
-    """Predictions stay when neurons are rescaled (``kind="scale"``) or flipped (``"sign"``) as the space allows.
+    """Predictions stay under the gauges of one kind that the space has.
+
+    Neurons are rescaled (``kind="scale"``), flipped (``"sign"``), permuted within heads and groups (``"permutation"``).
 
     Returns:
         The error found, relative to the spread over nets.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 60
 GAUGES = 12
+USUAL = ("scale", "sign")  # kinds of gauges that are reported even where there are none
 
 
 def symmetries(
@@ -114,7 +115,7 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
     console.print(table)
     if len(report["axes"]) > SHOWN:
         console.print(f"... {len(report['axes']) - SHOWN} more; --json lists all", highlight=False)
-    for kind in ("scale", "sign"):
+    for kind in (*USUAL, *dict.fromkeys(g["kind"] for g in report["gauges"] if g["kind"] not in USUAL)):
         chosen = [g["moves"].partition(" per ")[2] for g in report["gauges"] if g["kind"] == kind]
         console.print(f"{kind} gauges: {len(chosen) or 'none'}", highlight=False)
         for text in chosen[:GAUGES]:

@@ -123,7 +123,7 @@ def symmetries_of(layout: Layout) -> list[Symmetry]:
             f"layer. Choose a metanet that reads any architecture, such as metanet.models.OperatorMetanet"
         )
     found = [Symmetry() for _ in layout.nodes]
-    for gauge in layout.space.gauges:
+    for gauge in (g for g in layout.space.gauges if g.kind in Symmetry._fields):
         place = next((i for i in range(len(found)) if _matches(gauge, layout, i)), None)
         if place is None:
             raise SpaceError(

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from metanet.space.exporting import Inputs
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.evaluation import Evaluation, relative_change
-from metanet.symmetry.move import KINDS, sample
+from metanet.symmetry.kinds import KINDS
+from metanet.symmetry.move import Move, sample
 
 TOLERANCE = 1e-9  # relative, float64; true symmetries stay below 1e-12, false ones above 1e-3
 ALIVE = 1e-6
@@ -44,10 +46,11 @@ class GaugeCertificate:
     """What was measured for the gauges of one kind.
 
     Attributes:
-        kind: ``"scale"`` or ``"sign"``.
+        kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"`` or ``"shift"``.
         count: How many gauges there are.
         error: Relative output change when all of them act at once with random factors.
-        control: Relative output change when they act on a single tensor.
+        control: Relative output change when they act on a single tensor; where that changes nothing, when the change of
+            every entry is multiplied with a random number.
         failed: Places in ``space.gauges`` of those that change the output when they act alone.
     """
 
@@ -137,7 +140,7 @@ def measure(evaluation: Evaluation, space: WeightSpace, per_axis: bool = True) -
     def change(moved: Mapping[str, Tensor]) -> float:
         return relative_change(evaluation.outputs(moved), base)
 
-    joint = change(sample(space, evaluation.seed).apply(state))
+    joint = change(replace(sample(space, evaluation.seed), factors={}).apply(state))
     axes: tuple[AxisCertificate, ...] = ()
     if per_axis or not joint <= TOLERANCE:
         wide = [a.name for a in space.free_axes if a.size > 1]
@@ -158,11 +161,28 @@ def _check_gauges(
         control = max(control, change({**state, name: moved[name]}))
         if control > ALIVE:
             break
-    failed: list[int] = []
-    if not error <= TOLERANCE:
-        alone = ((n, replace(move, factors={n: c})) for n, c in move.factors.items())
-        failed = [n for n, one in alone if not change(one.apply(state)) <= TOLERANCE]
+    if not control > ALIVE:  # one tensor alone moves nothing: nor may it, if gauges move one tensor each
+        control = change(_distorted(state, moved, seed))
+    failed = [] if error <= TOLERANCE else _guilty(lambda one: change(one.apply(state)) <= TOLERANCE, move)
     return GaugeCertificate(kind, len(move.factors), error, control, tuple(failed))
+
+
+def _distorted(state: Mapping[str, Tensor], moved: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """What is left of a move when every entry's change is multiplied with a random number of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    changed = {name: t for name, t in moved.items() if t is not state[name] and t.is_floating_point()}
+    noise = {n: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device) for n, t in changed.items()}
+    return {**state, **{n: state[n] + (t - state[n]) * noise[n] for n, t in changed.items()}}
+
+
+def _guilty(holds: Callable[[Move], bool], move: Move) -> list[int]:
+    """The gauges of a move that fails which fail by themselves, by halving: thousands hold where one does not."""
+    if len(move.factors) == 1:
+        return list(move.factors)
+    numbers = list(move.factors)
+    halves = [numbers[: len(numbers) // 2], numbers[len(numbers) // 2 :]]
+    parts = [replace(move, factors={n: move.factors[n] for n in half}) for half in halves]
+    return [n for part in parts if not holds(part) for n in _guilty(holds, part)]
 
 
 def _check_axis(

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from metanet.errors import SpaceError
+from metanet.space.gauges import Gauge
 from metanet.space.labels import Axis
 from metanet.space.weight_space import WeightSpace
-from metanet.symmetry.scaling import draw, permuted, rescale
-
-KINDS = ("permutation", "scale", "sign")
+from metanet.symmetry.kinds import ACTIONS, KINDS, Action
 
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """An element of the symmetry group: neurons are rescaled, then permuted.
+    """An element of the symmetry group: gauges act one after the other, then neurons are permuted.
 
     The direction of permutations is the same everywhere: ``new[i] = old[perm[i]]``.
 
     Attributes:
         space: The space whose group this is an element of.
         perms: Int64 permutation ``[size]`` by axis name; axes left out stay.
-        factors: Factors in the shape of ``gauge.axes``, by place of the gauge in ``space.gauges``.
+        factors: Elements of gauges, by place of the gauge in ``space.gauges``, in the order in which they act: factors
+            in the shape of ``gauge.axes``, integers for phases, vectors for shifts, permutations ``[*outer, inner]``.
+        first: A move that acts before this one, where the two cannot be written as one.
     """
 
     space: WeightSpace
     perms: Mapping[str, Tensor] = field(default_factory=dict)
     factors: Mapping[int, Tensor] = field(default_factory=dict)
+    first: Move | None = None
 
     def apply(self, state: Mapping[str, Tensor], batched: bool = False) -> dict[str, Tensor]:
         """Act on a state dict.
@@ -46,43 +48,66 @@ class Move:
             SpaceError: A tensor is missing or has another shape than in the space.
         """
         check_state(self.space, state, batched)
+        state = self.first.apply(state, batched) if self.first is not None else state
         new = dict(state)
-        scaled = {p.tensor: state[p.tensor].clone() for n in self.factors for p in self.space.gauges[n].parts}
-        for number, factors in self.factors.items():
-            rescale(self.space, self.space.gauges[number], factors, scaled, batched)
+        gauges = {n: self.space.gauges[n] for n in self.factors}
+        moved = {p.tensor: state[p.tensor].clone() for g in gauges.values() for p in g.parts}
+        read = {p.through: state[p.through] for g in gauges.values() for p in g.parts if p.through}
+        tensors = {**read, **moved}
+        for number, element in self.factors.items():
+            ACTIONS[gauges[number].kind].act(self.space, gauges[number], element, tensors, batched)
         for spec in self.space.tensors:
-            moved = scaled.get(spec.name, state[spec.name])
+            tensor = tensors.get(spec.name, state[spec.name])
             for dim, label in enumerate(spec.labels):
                 index = label.gather(self.perms)
                 if index is not None:
-                    moved = moved.index_select(dim + batched, index.to(moved.device))
+                    tensor = tensor.index_select(dim + batched, index.to(tensor.device))
             for name in (spec.name, *spec.aliases):
                 if name in new:
-                    new[name] = moved
+                    new[name] = tensor
         return new
 
     def inverse(self) -> Move:
         """The move that undoes this one."""
         back = {name: torch.argsort(perm) for name, perm in self.perms.items()}
-        factors = {n: permuted(1 / c, self.space.gauges[n], self.perms) for n, c in self.factors.items()}
-        return Move(self.space, back, factors)
+        factors = {}
+        for number, element in reversed(self.factors.items()):  # type: ignore[call-overload]
+            action, gauge = self._action(number)
+            factors[number] = action.carried(action.inverse(element), gauge, self.perms)
+        undone = Move(self.space, back, factors)
+        return undone if self.first is None else self.first.inverse()._after(undone)
 
     def compose(self, other: Move) -> Move:
         """The move that acts like ``other`` first and then this one."""
+        if self.first is not None or other.first is not None or not (self._commutes() and other._commutes()):
+            return self._after(other)
         back = {name: torch.argsort(perm) for name, perm in other.perms.items()}
         factors = dict(other.factors)
-        for number, c in self.factors.items():  # moved before the other's permutation
-            c = permuted(c, self.space.gauges[number], back)
-            factors[number] = factors[number] * c if number in factors else c
+        for number, element in self.factors.items():  # moved before the other's permutation
+            action, gauge = self._action(number)
+            element = action.carried(element, gauge, back)
+            factors[number] = action.compose(element, factors[number]) if number in factors else element
         perms = dict(other.perms)
         for name, perm in self.perms.items():
             perms[name] = perms[name][perm] if name in perms else perm
         return Move(self.space, perms, factors)
 
+    def _after(self, other: Move) -> Move:
+        """This move after another one, step by step."""
+        return replace(self, first=other if self.first is None else self.first._after(other))
+
+    def _action(self, number: int) -> tuple[Action, Gauge]:
+        gauge = self.space.gauges[number]
+        return ACTIONS[gauge.kind], gauge
+
+    def _commutes(self) -> bool:
+        return all(self._action(number)[0].commuting for number in self.factors)
+
     def __repr__(self) -> str:
         moved = sum(len(p) for p in self.perms.values())
-        scaled = f", rescales by {len(self.factors)} gauges" if self.factors else ""
-        return f"Move(permutes {moved} neurons on {len(self.perms)} axes{scaled})"
+        gauged = f", acts with {len(self.factors)} gauges" if self.factors else ""
+        then = f" after {self.first!r}" if self.first is not None else ""
+        return f"Move(permutes {moved} neurons on {len(self.perms)} axes{gauged}){then}"
 
 
 def sample(
@@ -93,7 +118,7 @@ def sample(
     Args:
         space: The space.
         seed: Seed of the draw.
-        kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``.
+        kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``.
         axes: Names of the free axes to move; all by default.
 
     Returns:
@@ -112,7 +137,9 @@ def sample(
     perms = {name: p for name, p in perms.items() if (axes is None or name in axes) and len(p) > 1}
     generator = torch.Generator().manual_seed(seed + 1)
     chosen = [n for n, g in enumerate(space.gauges) if g.kind in kinds and (axes is None or set(g.axes) <= set(axes))]
-    return Move(space, perms, {n: draw(space.gauges[n], space, generator) for n in chosen})
+    return Move(
+        space, perms, {n: ACTIONS[space.gauges[n].kind].draw(space.gauges[n], space, generator) for n in chosen}
+    )
 
 
 def shuffles(axes: Sequence[Axis], seed: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from metanet.errors import ConfigError
 from metanet.graph import NeuronGraph
-from metanet.symmetry.move import KINDS
+from metanet.symmetry.kinds import KINDS
 
 
 def augment(graph: NeuronGraph, kinds: Sequence[str], seeds: Sequence[Sequence[int]]) -> NeuronGraph:
@@ -19,7 +19,8 @@ def augment(graph: NeuronGraph, kinds: Sequence[str], seeds: Sequence[Sequence[i
 
     Args:
         graph: B nets.
-        kinds: Generators to draw from: ``permutation``, ``scale``, ``sign``; those that the space lacks do nothing.
+        kinds: Generators to draw from: ``permutation``, ``scale``, ``sign``, ``phase``, ``shift``; those that the space
+            lacks do nothing.
         seeds: For every net, the numbers that its draw follows from.
 
     Returns:

@@ -94,7 +94,7 @@ def test_one_weight_that_flips_alone_is_seen(name, tensor):
 
 def test_a_plain_metanet_moves(space):
     graph, predict = testing.randomised_graph(space), model(OperatorMetanet)
-    for kind in {g.kind for g in space.gauges}:
+    for kind in {g.kind for g in space.gauges} - {"permutation"}:
         assert error(predict, graph, [kind]) > 1e-6
 
 

@@ -10,12 +10,15 @@ from torch import fx
 from metanet.space.axes import Dim
 from metanet.space.gauge.forms import Unknown
 from metanet.space.gauge.infer import GaugePass
+from metanet.space.gauge.phase import infer_phases
+from metanet.space.gauge.shift import infer_shifts
+from metanet.space.gauge.wreath import infer_wreaths
 from metanet.space.gauges import Gauge, GaugePart
 from metanet.space.walk import Walk
 
 
 def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str]) -> tuple[Gauge, ...]:
-    """All positive scalings and sign flips, as a basis of each group.
+    """All gauges: positive scalings and sign flips (as a basis of each group), permutations apart, phases, shifts.
 
     Args:
         walk: The finished axis walk.
@@ -27,6 +30,8 @@ def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
         gauge_pass = GaugePass(walk, nodes, modulus)
         for solution in gauge_pass.run():
             found.append(_gauge(kind, solution, names, gauge_pass.offsets))
+    for infer in (infer_wreaths, infer_phases, infer_shifts):
+        found.extend(infer(walk, nodes, names))
     return tuple(dict.fromkeys(found))
 
 

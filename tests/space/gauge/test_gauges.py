@@ -125,7 +125,8 @@ def test_gauges_are_found_and_exact(name):
     torch.manual_seed(0)
     module, x = make().double(), torch.randn(*shape, dtype=torch.float64)
     space = metanet.trace(module, x)
-    assert [g.kind for g in space.gauges] == ["scale"] * scales + ["sign"] * signs
+    gauges = {n: g for n, g in enumerate(space.gauges) if g.kind in ("scale", "sign")}
+    assert [g.kind for g in gauges.values()] == ["scale"] * scales + ["sign"] * signs
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -135,7 +136,7 @@ def test_gauges_are_found_and_exact(name):
     module.eval()
     state = module.state_dict()
     base = module(x).detach()
-    for number, gauge in enumerate(space.gauges):
+    for number, gauge in gauges.items():
         move = dataclasses.replace(space.sample(seed=1, kinds=(gauge.kind,)), perms={})
         move = dataclasses.replace(move, factors={number: move.factors[number]})
         new = move.apply(state)
@@ -179,7 +180,7 @@ def test_json_keeps_gauges():
     space = metanet.trace(attention(fused=True), torch.randn(*TOKENS))
     again = WeightSpace.from_json(space.to_json())
     assert again.gauges == space.gauges
-    assert len(space.gauges) == 4
+    assert sum(g.kind in ("scale", "sign") for g in space.gauges) == 4
     assert "qkv.weight" in str(space.gauges[0])
 
 

@@ -1,0 +1,218 @@
+"""Every row of ``docs/symmetries.md``: a network that has the symmetry, and the nearest one that lacks it.
+
+What is claimed must hold to 1e-9 in float64 (``metanet.certify`` refuses otherwise) and must move something; what the
+neighbour lacks must not be claimed, and what it does claim must hold too.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import metanet
+
+
+class Net(nn.Module):
+    """A module whose forward is a plain function of its layers."""
+
+    def __init__(self, forward, **layers):
+        super().__init__()
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+        self.function = forward
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+class Sine(nn.Module):
+    """``sin(omega z)``, and ``z + sin(omega z)`` if asked for."""
+
+    def __init__(self, omega, residual=False):
+        super().__init__()
+        self.omega, self.residual = omega, residual
+
+    def forward(self, z):
+        return torch.sin(self.omega * z) + (z if self.residual else 0)
+
+
+def parameter(*shape):
+    return nn.Parameter(torch.randn(*shape))
+
+
+def mlp(middle, last=None, bias=True):
+    return nn.Sequential(nn.Linear(4, 6, bias=bias), middle, nn.Linear(6, 3), *([last] if last else []))
+
+
+def lasting(function):
+    """An MLP with a function of its hidden neurons."""
+    return Net(lambda m, x: m.b(function(m.a(x).tanh())), a=nn.Linear(4, 6), b=nn.Linear(6, 3))
+
+
+def normed(norm):
+    """A layer that writes into a norm."""
+    return Net(lambda m, x: m.b(m.norm(m.a(x))), a=nn.Linear(4, 6), norm=norm, b=nn.Linear(6, 3))
+
+
+def convolutions(middle, groups=1, size=6):
+    return nn.Sequential(nn.Conv2d(2, size, 3, padding=1), nn.ReLU(), nn.Conv2d(size, size, 3, groups=groups), middle,
+                         nn.Flatten(), nn.Linear(size * 4, 3))  # fmt: skip
+
+
+def attention(queries=2, keys=2, rotary=False, weights=lambda s: s.softmax(-1), bias=True, mix=lambda v: v):
+    """Attention with grouped queries; heads of width 4 on tokens of width 6."""
+
+    def turned(x):
+        angle = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.3])
+        a, b = x[..., :2], x[..., 2:]
+        cos, sin = angle.cos().to(x), angle.sin().to(x)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
+
+    def forward(m, x):
+        q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (m.q, m.k, m.v))
+        q, k = (turned(q), turned(k)) if rotary else (q, k)
+        k, v = (t[:, :, None].expand(-1, -1, queries // keys, -1, -1).flatten(1, 2) for t in (k, v))
+        return m.o(mix(weights(q @ k.mT / 2) @ v).transpose(1, 2).flatten(2))
+
+    sizes = {"q": 4 * queries, "k": 4 * keys, "v": 4 * keys}
+    return Net(forward, **{n: nn.Linear(6, s) for n, s in sizes.items()}, o=nn.Linear(4 * queries, 3, bias=bias))
+
+
+def gated(gate, up=lambda z: z):
+    return Net(lambda m, x: m.d(gate(m.g(x)) * up(m.u(x))), g=nn.Linear(4, 6), u=nn.Linear(4, 6), d=nn.Linear(6, 3))
+
+
+def stream(norm, position=None):
+    """A residual stream: two blocks, each behind a norm."""
+
+    def forward(m, x):
+        x = m.start(x) if position is None else m.start(x) + position
+        for block in (m.first, m.second):
+            x = x + block(x)
+        return m.head(m.norm(x))
+
+    def block():
+        return nn.Sequential(norm(6), nn.Linear(6, 5), nn.GELU(), nn.Linear(5, 6))
+
+    return Net(forward, start=nn.Linear(4, 6), first=block(), second=block(), norm=norm(6), head=nn.Linear(6, 3))
+
+
+def recurrent(kind, read=lambda h: h):
+    return Net(lambda m, x: m.out(read(m.cell(x)[0])), cell=kind(4, 5, batch_first=True), out=nn.Linear(5, 3))
+
+
+def experts(route):
+    """Three experts of five neurons each, weighted by a router."""
+
+    def forward(m, x):
+        h = F.gelu(torch.einsum("bi,ehi->beh", x, m.up))
+        return torch.einsum("be,beh,eho->bo", route(m.router(x)), h, m.down)
+
+    return Net(forward, router=nn.Linear(4, 3), up=parameter(3, 5, 4), down=parameter(3, 5, 2))
+
+
+def radial(read=lambda r: r):
+    """Gaussians around centres, each with a width and a weight."""
+
+    def forward(m, x):
+        squares = (x[:, None] - m.centres).square().sum(-1)
+        return m.weight(read((-squares / m.width.square()).exp()))
+
+    return Net(forward, centres=parameter(6, 4), width=parameter(6), weight=nn.Linear(6, 3))
+
+
+def depthwise(read=lambda x: x):
+    return Net(lambda m, x: m.c(read(m.b(F.gelu(m.a(x)))).mean((2, 3))), a=nn.Conv2d(2, 6, 1),
+               b=nn.Conv2d(6, 6, 3, groups=6), c=nn.Linear(6, 3))  # fmt: skip
+
+
+def mixed_groups():
+    """A grouped convolution whose groups meet, channel by channel, in a softmax."""
+    between = Net(lambda m, x: x.unflatten(1, (3, 2)).softmax(1).flatten(1, 2))
+    return convolutions(between, groups=3)
+
+
+def neurons(space):
+    return space.neurons
+
+
+def gauges(kind, *tensors):
+    """How many gauges of a kind move all tensors named (and, for some kinds, nothing else)."""
+    return lambda space: sum(g.kind == kind and {*tensors} <= {p.tensor for p in g.parts} for g in space.gauges)
+
+
+def size_of(tensor, dim, least=1):
+    """Whether a dimension of a tensor runs over so many free neurons at least, counted axis by axis."""
+    sizes = lambda space: (space.axis[a].size for a in space.tensor[tensor].labels[dim].axes if space.axis[a].free)  # noqa: E731
+    return lambda space: sum(sizes(space)) >= least
+
+
+V, T, I = (2, 4), (2, 5, 6), (2, 2, 4, 4)  # noqa: E741
+
+# row: what is claimed, kinds to certify, input shape, the network that has it, the nearest that lacks it
+ROWS = {
+    "1 permutation": (neurons, V, lambda: mlp(nn.GELU()), lambda: lasting(lambda h: h.cumsum(-1))),
+    "1 permutation, batch norm": (neurons, I, lambda: convolutions(nn.BatchNorm2d(6)),
+                                  lambda: convolutions(Net(lambda m, x: x.flip(1)), groups=6)),
+    "2 positive scaling": (gauges("scale"), V, lambda: mlp(nn.ReLU()), lambda: mlp(nn.GELU())),
+    "3 sign": (gauges("sign"), V, lambda: mlp(nn.Tanh()), lambda: mlp(nn.Sigmoid())),
+    "4 phase": (gauges("phase", "0.bias", "2.weight"), V, lambda: mlp(Sine(30)), lambda: mlp(Sine(30, residual=True))),
+    "4 phase needs a bias": (gauges("phase"), V, lambda: mlp(Sine(1)), lambda: mlp(Sine(1), bias=False)),
+    "7 batch norm": (gauges("scale", "2.weight", "3.running_var"), I, lambda: convolutions(nn.BatchNorm2d(6)),
+                     lambda: convolutions(nn.GroupNorm(1, 6))),
+    "8 layer norm does not see a shift": (gauges("shift", "a.weight"), V, lambda: normed(nn.LayerNorm(6)),
+                                          lambda: normed(nn.RMSNorm(6))),
+    "8 group norm does not see a bias": (gauges("shift", "2.bias"), I, lambda: convolutions(nn.GroupNorm(2, 6)),
+                                         lambda: convolutions(nn.Tanh())),
+    "9 softmax": (gauges("shift", "2.weight"), V, lambda: mlp(nn.GELU(), nn.Softmax(-1)), lambda: mlp(nn.GELU())),
+    "12 heads": (size_of("k.weight", 0, 2 + 4), T, attention, lambda: attention(mix=lambda v: v.flip(1))),
+    "12 heads apart": (gauges("permutation", "v.weight", "o.weight"), T, attention,
+                       lambda: attention(mix=lambda v: v.softmax(1))),
+    "12 grouped queries": (gauges("permutation", "q.weight", "o.weight"), T, lambda: attention(4, 2),
+                           lambda: attention(4, 2, mix=lambda v: v.unflatten(1, (2, 2)).softmax(1).flatten(1, 2))),
+    "13 key bias": (gauges("shift", "k.bias"), T, attention, lambda: attention(rotary=True)),
+    "13 value bias": (gauges("shift", "v.bias", "o.bias"), T, attention, lambda: attention(weights=torch.sigmoid)),
+    "13 value bias needs a bias": (gauges("shift", "v.bias"), T, attention, lambda: attention(bias=False)),
+    "14 gated": (gauges("scale", "u.weight", "d.weight"), V, lambda: gated(F.silu), lambda: gated(F.silu, torch.tanh)),
+    "17 residual stream": (size_of("head.weight", 1), V, lambda: stream(nn.LayerNorm),
+                           lambda: stream(nn.LayerNorm, torch.arange(6.0))),
+    "18 flatten": (size_of("5.weight", 1), I, lambda: convolutions(nn.ReLU()),
+                   lambda: convolutions(Net(lambda m, x: x.flatten(1).roll(1, 1).reshape(x.shape)))),
+    "19 depthwise": (neurons, I, depthwise, lambda: depthwise(lambda x: x.flip(1))),
+    "19 groups": (gauges("permutation", "0.weight", "2.weight"), I, lambda: convolutions(nn.GELU(), groups=3),
+                  lambda: convolutions(nn.GELU(), groups=6)),
+    "19 channels of groups": (gauges("permutation", "2.weight", "5.weight"), I,
+                              lambda: convolutions(nn.GELU(), groups=3), mixed_groups),
+    "20 LSTM": (neurons, (*T[:2], 4), lambda: recurrent(nn.LSTM), lambda: recurrent(nn.LSTM, lambda h: h.cumsum(-1))),
+    "20 GRU": (neurons, (*T[:2], 4), lambda: recurrent(nn.GRU), lambda: recurrent(nn.GRU, lambda h: h.cumsum(-1))),
+    "21 experts": (size_of("router.weight", 0), V, lambda: experts(lambda r: r.softmax(-1)),
+                   lambda: experts(lambda r: r.cumsum(-1))),
+    "21 router": (gauges("shift", "router.weight"), V, lambda: experts(lambda r: r.softmax(-1)),
+                  lambda: experts(torch.sigmoid)),
+    "22 radial basis functions": (neurons, V, radial, lambda: radial(lambda r: r.cumsum(-1))),
+}  # fmt: skip
+
+
+def traced(make, shape):
+    torch.manual_seed(0)
+    module, x = make(), torch.randn(*shape)
+    return module, x, metanet.trace(module, x)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_claimed_and_certified(row):
+    claims, shape, make, _ = ROWS[row]
+    module, x, space = traced(make, shape)
+    assert claims(space)
+    certificate = metanet.certify(module, space, x)
+    assert certificate.ok, certificate.table()
+    assert certificate.worst_error < 1e-9
+    assert not space.opaque
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_not_claimed_where_it_does_not_hold(row):
+    claims, shape, _, make = ROWS[row]
+    module, x, space = traced(make, shape)
+    assert not claims(space)
+    assert metanet.certify(module, space, x).ok
