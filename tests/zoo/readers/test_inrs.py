@@ -38,7 +38,7 @@ def test_mnist_in_the_naming_of_dws(tmp_path):
     assert net.labels["image"] == 3
     assert torch.equal(net.tensors["seq.1.weight"], states["testing", 3]["seq.1.weight"])
     assert net.space.certified
-    assert {g.kind for g in net.space.gauges} == {"sign"}, "a sine is odd"
+    assert {g.kind for g in net.space.gauges} == {"sign", "phase"}, "a sine is odd and periodic"
 
 
 def test_the_function_of_dws_is_a_sine_network_plus_one_half():
