@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
+from metanet.space.axes import Dim, factors_of
 from metanet.space.calls import argument, operation_name
 from metanet.space.gauge.invisible import Invisible, alike, dim_slots, paired, places_of
 from metanet.space.gauge.passing import broadcast, remaining, reordered
@@ -237,9 +238,22 @@ def _subtracted(own: Invisible, user: fx.Node, node: fx.Node, added: Added, name
     read = _read_dim(source, 0 if name == "addmm" else 1)
     if name == "convolution" and (argument(user, "transposed") or any(argument(user, "padding"))):
         return None  # zeros at the border are not shifted
-    if target is None or read is None or not added.slots <= dim_slots(x, 1 if name == "convolution" else -1):
+    channels = 1 if name == "convolution" else -1
+    if target is None or read is None or source is None or not added.slots <= dim_slots(x, channels):
         return None
+    if factors_of(x.dims[channels]) != _read_factors(source, 0 if name == "addmm" else 1, argument(user, "groups", 1)):
+        return None  # the labels could not be matched, so the weight does not say which entries it reads
     return [GaugePart(_name(target), (read,), 0.0, shift=-added.factor, through=_name(source))]
+
+
+def _read_factors(weight: Value, dim: int, groups: int) -> list[Dim]:
+    """The factors of the neurons that a weight reads: in a grouped convolution the groups stand in what it writes."""
+    outer, size = [], 1
+    for factor in factors_of(weight.dims[0]) if groups > 1 else ():
+        if size < groups:
+            outer.append(factor)
+            size *= factor.size
+    return [*outer, *factors_of(weight.dims[dim])] if size == groups else []
 
 
 def _read_dim(weight: Value | None, dim: int) -> int | None:
