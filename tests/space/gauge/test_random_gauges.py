@@ -1,0 +1,153 @@
+"""Random transformers and convolutional networks in many variants: every gauge that is claimed is true.
+
+``METANET_EXAMPLES=1000 pytest tests/space/gauge/test_random_gauges.py`` tries more than the few of every run.
+"""
+
+import os
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import metanet
+
+EXAMPLES = int(os.environ.get("METANET_EXAMPLES", "16"))
+WIDTH, TOKENS = 12, 4
+CAUSAL = torch.ones(TOKENS, TOKENS).triu(1).bool()
+
+# What may happen to keys, to scores and to what attention gives: half of it breaks some symmetry.
+KEYS = (
+    lambda t: t, lambda t: t, lambda t: F.normalize(t, dim=-1), lambda t: t.softmax(1), lambda t: t.softmax(-1),
+    lambda t: t.tanh(),
+)  # fmt: skip
+WEIGHTS = (
+    lambda t: t.softmax(-1), lambda t: t.softmax(-1), lambda t: t.softmax(1), lambda t: t.softmax(-2),
+    lambda t: t.sigmoid(), lambda t: (t * (1 + t.mean())).softmax(-1), lambda t: t.tril().softmax(-1),
+    lambda t: t.masked_fill(CAUSAL, float("-inf")).softmax(-1), lambda t: t.masked_fill(CAUSAL, -5.0).softmax(-1),
+)  # fmt: skip
+RESULTS = (
+    lambda t: t, lambda t: t, lambda t: t.softmax(1), lambda t: F.layer_norm(t, t.shape[-1:]), lambda t: t.flip(1),
+    lambda t: t.sigmoid(), lambda t: t.mean(1, keepdim=True) + t, lambda t: t - t.amax(-1, keepdim=True),
+)  # fmt: skip
+WAVES = (
+    torch.sin, lambda z: torch.sin(3 * z), lambda z: z + torch.sin(z), lambda z: torch.sin(z) ** 2, torch.cos,
+    lambda z: -torch.sin(z / 2), lambda z: torch.sin(z) * z, lambda z: z, torch.relu, torch.tanh,
+)  # fmt: skip
+READS = (
+    lambda z: z, lambda z: z.relu(), lambda z: z.abs(), lambda z: z.unflatten(-1, (2, 4)).softmax(-2).flatten(-2),
+)  # fmt: skip
+HEADS = (lambda t: t, lambda t: t.softmax(-1), lambda t: t.log_softmax(1), lambda t: t.mean(1).softmax(-1))
+
+
+class Attention(nn.Module):
+    """Attention of one of many makes."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.heads, self.how, self.fused = draw.choice((2, 3)), draw.randrange(4), draw.random() < 0.3
+        self.residual = draw.random() < 0.6
+        self.norm = draw.choice((nn.Identity, lambda: nn.LayerNorm(WIDTH), lambda: nn.RMSNorm(WIDTH)))()
+        self.groups = self.heads if self.how else draw.choice((1, self.heads))
+        sizes = (self.heads, self.groups, self.groups) if self.how == 0 else (3 * self.heads,)
+        bias = draw.random() < 0.7
+        self.parts = nn.ModuleList(nn.Linear(WIDTH, 4 * s, bias=bias) for s in sizes)
+        self.out = nn.Linear(4 * self.heads, WIDTH, bias=draw.random() < 0.7)
+        self.keys, self.weights, self.result = draw.choice(KEYS), draw.choice(WEIGHTS), draw.choice(RESULTS)
+
+    def taken_apart(self, x):
+        y = [part(x) for part in self.parts]
+        if self.how == 0:
+            each = [t.unflatten(-1, (-1, 4)).transpose(1, 2) for t in y]
+            return [t if t.shape[1] == self.heads else t.repeat_interleave(self.heads, 1) for t in each]
+        if self.how == 1:
+            return y[0].unflatten(-1, (3, self.heads, 4)).permute(2, 0, 3, 1, 4)
+        if self.how == 2:
+            return [t.unflatten(-1, (self.heads, 4)).transpose(1, 2) for t in y[0].chunk(3, -1)]
+        return [t[..., 0].transpose(1, 2) for t in y[0].unflatten(-1, (self.heads, 4, 3)).split(1, -1)]
+
+    def forward(self, x):
+        q, k, v = self.taken_apart(self.norm(x))
+        k = self.keys(k)
+        mixed = F.scaled_dot_product_attention(q, k, v) if self.fused else self.weights(q @ k.mT / 2) @ v
+        y = self.out(self.result(mixed).transpose(1, 2).flatten(2))
+        return x + y if self.residual else y
+
+
+class Feed(nn.Module):
+    """Two layers with a function between them."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.a, self.b = (nn.Linear(*s, bias=draw.random() < 0.8) for s in ((WIDTH, 8), (8, WIDTH)))
+        self.norm = draw.choice((nn.Identity, lambda: nn.LayerNorm(8)))()
+        self.wave, self.read, self.residual = draw.choice(WAVES), draw.choice(READS), draw.random() < 0.5
+
+    def forward(self, x):
+        y = self.b(self.read(self.norm(self.wave(self.a(x)))))
+        return x + y if self.residual else y
+
+
+class Transformer(nn.Module):
+    """Blocks on a residual stream."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.start, self.last = nn.Linear(5, WIDTH), nn.Linear(WIDTH, 3)
+        self.position = nn.Parameter(torch.randn(TOKENS, WIDTH)) if draw.random() < 0.5 else 0
+        self.blocks = nn.Sequential(
+            *(draw.choice((Attention, Attention, Feed))(draw) for _ in range(draw.choice((1, 2))))
+        )
+        self.norm = draw.choice((nn.Identity(), nn.LayerNorm(WIDTH), nn.BatchNorm1d(TOKENS)))
+        self.head = draw.choice(HEADS)
+
+    def forward(self, x):
+        return self.head(self.last(self.norm(self.blocks(self.start(x) + self.position))))
+
+
+class Grouped(nn.Module):
+    """A function of channels in groups."""
+
+    def __init__(self, groups, how):
+        super().__init__()
+        self.groups, self.how = groups, how
+
+    def forward(self, x):
+        y = x.unflatten(1, (self.groups, -1))
+        if self.how == 3:
+            return x * y.mean(1, keepdim=True).sigmoid().expand_as(y).flatten(1, 2)
+        return (y.softmax(1), y.softmax(2), y.transpose(1, 2))[self.how].flatten(1, 2)
+
+
+def convolutions(draw):
+    """Convolutions, plain and transposed, grouped and not, with norms and functions of channels between."""
+    layers, channels = [], 2
+    for out in (draw.choice((4, 6, 8, 12)) for _ in range(3)):
+        groups = draw.choice([g for g in (1, 2, 3, 4) if channels % g == 0 == out % g])
+        some = draw.choice([g for g in (1, 2, 3, 4) if out % g == 0])
+        kernel, make = draw.choice((1, 3)), draw.choice((nn.Conv2d, nn.Conv2d, nn.Conv2d, nn.ConvTranspose2d))
+        layers.append(make(channels, out, kernel, padding=draw.choice((0, kernel // 2)), groups=groups))
+        layers.append(
+            draw.choice((nn.Identity(), nn.BatchNorm2d(out), nn.GroupNorm(some, out), nn.InstanceNorm2d(out)))
+        )
+        layers.append(
+            draw.choice((nn.Identity(), nn.ReLU(), nn.GELU(), Grouped(some, draw.randrange(4)), nn.MaxPool2d(2, 1)))
+        )
+        channels = out
+    side = draw.choice((1, 2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(channels * side**2, 3))
+
+
+@pytest.mark.parametrize("make", [Transformer, convolutions])
+def test_what_is_claimed_is_true(make):
+    seen = set()
+    for seed in range(EXAMPLES // 2):
+        torch.manual_seed(seed)
+        module = make(random.Random(seed)).eval()
+        x = torch.randn(2, TOKENS, 5) if make is Transformer else torch.randn(2, 2, 9, 9)
+        space = metanet.trace(module, x)
+        certificate = metanet.certify(module, space, x, per_axis=False)
+        assert certificate.ok, f"seed {seed}: {certificate.table()}\n{module}"
+        seen |= {g.kind for g in space.gauges}
+    assert seen >= {"permutation", "shift", "scale", *(["phase"] if make is Transformer else [])}
