@@ -1,5 +1,6 @@
 """Zip archives from strangers: bounded in size, checked for damage."""
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -30,7 +31,8 @@ class Archive:
                 f"the zip archive is truncated or damaged (got {error}). Download it again."
             ) from None
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
-        stored = sum(info.compress_size for info in self._zip.infolist())
+        # the size of the file, not the sum over its members, which may overlap
+        stored = source.stat().st_size if isinstance(source, Path) else source.seek(0, io.SEEK_END)
         check_size(sum(self._sizes.values()), stored, "the zip archive")
 
     @property

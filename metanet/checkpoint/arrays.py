@@ -17,7 +17,7 @@ class DtypeRef:
     """Stand in for ``numpy.dtype``: a type code, checked before numpy sees it."""
 
     def __init__(self, code: object = "", *_: object) -> None:
-        self.code = str(code)
+        self.code = code if isinstance(code, str) else ""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         if len(state) > 1 and state[1] in ("<", ">"):

@@ -15,6 +15,7 @@ from metanet.errors import CheckpointError
 
 MAX_DEPTH = 100
 MAX_VISITS = 200_000
+MAX_TENSORS = 1_000_000
 MODEL_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "params", "weights")
 TRAINING = re.compile(
     r"optim|(lr_?)?sched|(grad_?)?scaler|amp(_|$)|callbacks$|loops$|hyper_parameters|hparams|args$|opts?$|config|cfg|rng|"
@@ -29,7 +30,7 @@ def collect(tree: Any, wrapped: bool = True) -> Contents:
 
     A wrapper around the weights is opened: ``{"epoch": 3, "model": state_dict, "optimizer": ...}`` gives the names of
     ``state_dict``. If a file holds several nets, all are kept and their keys become prefixes. Optimiser states,
-    schedulers and moving-average copies of a net that is there itself are left out.
+    schedulers and copies of a net that is there itself (moving averages, the best so far) are left out.
 
     Args:
         tree: What was unpickled.
@@ -58,7 +59,7 @@ def collect(tree: Any, wrapped: bool = True) -> Contents:
 def children(node: Any) -> Iterator[tuple[str, Any]]:
     """The named parts of a container, of a module's stub (as its ``state_dict``) or of any other stub."""
     if isinstance(node, dict):
-        yield from ((str(key), value) for key, value in node.items() if isinstance(key, (str, int, float, tuple)))
+        yield from ((key_text(key, index), value) for index, (key, value) in enumerate(node.items()))
     elif isinstance(node, (list, tuple)):
         yield from ((str(index), value) for index, value in enumerate(node))
     elif isinstance(node, Stub):
@@ -73,6 +74,14 @@ def children(node: Any) -> Iterator[tuple[str, Any]]:
             yield from children(node.entries)
             yield from children(node.elements)
             yield from children(state)
+
+
+def key_text(key: object, index: int) -> str:
+    """A key of a dict as part of a name; one that is no plain value is called by its position."""
+    if isinstance(key, bytes):
+        return key.decode("latin1")
+    plain = all(isinstance(part, (str, int, float, type(None))) for part in (key if isinstance(key, tuple) else (key,)))
+    return str(key) if plain else f"#{index}"
 
 
 def attributes(stub: Stub) -> dict[Any, Any]:
@@ -175,11 +184,19 @@ def read_all(tree: Any, holds: Finder) -> dict[str, Tensor]:
 
 
 def walk(tree: Any, holds: Finder) -> Iterator[tuple[str, Any]]:
-    """Tensors below a node with their dotted paths, in order; training states and cycles are passed over."""
+    """Tensors below a node with their dotted paths, in order; training states and cycles are passed over.
+
+    Raises:
+        CheckpointError: There are too many, as when lists that hold each other make endless paths.
+    """
+    found = 0
     pending: list[tuple[str, Any, tuple[int, ...]]] = [("", tree, ())]
     while pending:
         name, node, above = pending.pop()
         if is_tensor(node):
+            found += 1
+            if found > MAX_TENSORS:
+                raise CheckpointError(f"it names over {MAX_TENSORS:,} tensors. Save the nets in several files.")
             yield name or "tensor", node
         elif holds(node) and id(node) not in above:
             holds.count(len(above))

@@ -67,21 +67,23 @@ def inspect(path: Path) -> Probe:
     """Look at a file from outside.
 
     Raises:
-        CheckpointError: It is missing, a directory, empty or not readable.
+        CheckpointError: It is missing, a directory, a pipe, empty or not readable.
     """
+    if path.is_dir():
+        raise CheckpointError(
+            f"Cannot read {path}: got a directory, a checkpoint is one file. Name a file in it "
+            "(for a sharded model its *.index.json)."
+        )
     try:
-        if path.is_dir():
-            raise CheckpointError(
-                f"Cannot read {path}: got a directory, a checkpoint is one file. Name a file in it "
-                "(for a sharded model its *.index.json)."
-            )
+        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+            raise OSError("a pipe or device, a checkpoint is a file")
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
             size = path.stat().st_size
     except FileNotFoundError:
         raise CheckpointError(f"Cannot read {path}: there is no such file. Check the path.") from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"Cannot read {path}: got {type(error).__name__}: {error}.") from None
+        raise CheckpointError(f"Cannot read {path}: got {error}.") from None
     if not head:
         raise CheckpointError(f"Cannot read {path}: the file is empty (got 0 bytes). Download or save it again.")
     return Probe(path, size, head)

@@ -57,8 +57,8 @@ def read(path: Path) -> Contents:
         raise CheckpointError("it has no graph: the file is truncated or no ONNX model. Download it again.")
     tensors: dict[str, Tensor] = {}
     for function in model.functions:
-        add(tensors, constants(function.node, function.name), path.parent)
-    add(tensors, weights(model.graph, ""), path.parent)
+        add(tensors, constants(function.node, function.name), path)
+    add(tensors, weights(model.graph, ""), path)
     return tensors, describe(model)
 
 
@@ -102,7 +102,7 @@ def constants(nodes: Iterable[Any], where: str) -> Iterator[tuple[str, str, Any]
                 yield from weights(graph, f"{inner}.{attribute.name}")
 
 
-def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], folder: Path) -> None:
+def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], model: Path) -> None:
     """Decode floating-point tensors into ``tensors``; a name that is taken gets its subgraph in front.
 
     Raises:
@@ -118,52 +118,62 @@ def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], folde
         key = f"{where}.{name}" if name in tensors and where else name
         if key in tensors:
             raise CheckpointError(f"two weights are named '{key}': the graph is damaged. Export it again.")
-        tensors[key] = decode(name, proto, folder)
+        tensors[key] = decode(name, proto, model)
 
 
-def decode(name: str, proto: Any, folder: Path) -> Tensor:
-    """Copy one TensorProto into a tensor.
+def decode(name: str, proto: Any, model: Path) -> Tensor:
+    """Copy one TensorProto of the file ``model`` into a tensor.
 
     Raises:
         CheckpointError: It has fewer or more values than its shape promises.
     """
-    dtype = FLOATS[proto.data_type]
+    dtype, shape = FLOATS[proto.data_type], tuple(proto.dims)
+    promised = math.prod(shape) * dtype.itemsize
+    damaged = f"'{name}' {list(shape)} is truncated or damaged (got {{:,}} bytes, {promised:,} promised)."
     field = list(getattr(proto, FIELDS[proto.data_type]))
     if proto.data_location == 1:
-        data = read_external(name, proto, folder)
+        file, start, length = external_place(name, proto, model)
+        if length != promised:  # before so many bytes are read
+            raise CheckpointError(damaged.format(length))
+        data = read_at(file, start, length)
     elif field:  # half types lie bit by bit in integers, complex numbers as pairs
         parts = {1: np.float32, 11: np.float64, 14: np.float32, 15: np.float64}.get(proto.data_type, np.uint16)
         data = np.asarray(field).astype(parts).tobytes()
     else:
         data = proto.raw_data
-    shape = tuple(proto.dims)
-    promised = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or len(data) != promised:
-        raise CheckpointError(
-            f"'{name}' {list(shape)} is truncated or damaged (got {len(data):,} bytes, {promised:,} promised)."
-        )
+        raise CheckpointError(damaged.format(len(data)))
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
 
-def read_external(name: str, proto: Any, folder: Path) -> bytes:
-    """Read a tensor from a file beside the model.
+def external_place(name: str, proto: Any, model: Path) -> tuple[Path, int, int]:
+    """The file beside the model in which a tensor lies, where its bytes begin, and how many they are.
+
+    A download cache may keep model and data as links into one folder, so links are accepted where both lead there.
 
     Raises:
         CheckpointError: The file is missing, too short, or outside the model's folder.
     """
     entries = {entry.key: entry.value for entry in proto.external_data}
     place = entries.get("location", "")
-    file = (folder / place).resolve()
-    if not place or not file.is_relative_to(folder.resolve()):
+    file = (model.parent / place).resolve()
+    inside = file.is_relative_to(model.parent.resolve()) or file.parent == model.resolve().parent
+    if not place or ".." in Path(place).parts or Path(place).is_absolute() or not inside:
         raise CheckpointError(f"'{name}' lies in '{place}', accepted are files in the model's own folder.")
     if not file.is_file():
         raise CheckpointError(f"'{name}' lies in the file '{place}', which is missing. Put it beside the model.")
     try:
-        start, length = int(entries.get("offset", 0)), int(entries.get("length", file.stat().st_size))
+        start = int(entries.get("offset", 0))
+        length = int(entries.get("length", file.stat().st_size - start))
     except ValueError as error:
         raise CheckpointError(f"'{name}' has a damaged place in '{place}' (got {error}).") from None
     if start < 0 or length < 0 or start + length > file.stat().st_size:
         raise CheckpointError(f"'{place}' is truncated: '{name}' needs bytes {start:,} to {start + length:,}.")
+    return file, start, length
+
+
+def read_at(file: Path, start: int, length: int) -> bytes:
+    """Bytes of a file at a position."""
     with file.open("rb") as data:
         data.seek(start)
         return data.read(length)

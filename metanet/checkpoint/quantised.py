@@ -32,6 +32,11 @@ def refuse_quantised(tensors: Mapping[str, Tensor]) -> None:
         stem, _, last = name.rpartition(".")
         if tensor.dtype not in CODES:
             continue
+        if str(tensor.dtype).startswith("torch.float4"):
+            raise CheckpointError(
+                f"'{name}' holds quantised numbers, two a byte (got {str(tensor.dtype).removeprefix('torch.')} "
+                f"{list(tensor.shape)}). Only float weights are accepted: load the model that it was made from."
+            )
         found = last if last in PACKED else next((c for c in siblings(stem, last) if c in tensors), None)
         if found is not None:
             raise CheckpointError(

@@ -34,12 +34,14 @@ def read(path: Path) -> Contents:
 
 def read_shard(path: Path, shard: str) -> dict[str, Tensor]:
     """Read one shard, a plain file name beside the index."""
-    from metanet.checkpoint.loading import load  # a shard is itself a file of any format
+    from metanet.checkpoint.loading import inspect, load  # a shard is itself a file of any format
 
-    if Path(shard).name != shard or shard in ("", ".", "..") or shard == path.name:
+    if Path(shard).name != shard or shard in ("", ".", ".."):
         raise CheckpointError(f"the index names the shard '{shard}', accepted are names of files in its own folder.")
     if not (path.parent / shard).exists():
         raise CheckpointError(f"the shard '{shard}' is missing beside it. Download all shards.")
+    if recognises(inspect(path.parent / shard)):
+        raise CheckpointError(f"the shard '{shard}' is an index itself, accepted are files of weights.")
     return dict(load(path.parent / shard).tensors)
 
 
@@ -51,7 +53,10 @@ def parse(path: Path) -> dict[str, str]:
     """
     try:
         index = json.loads(path.read_bytes())["weight_map"]
-        return {str(name): str(shard) for name, shard in index.items()}
+        unclear = next((f"{name!r} in {shard}" for name, shard in index.items() if not isinstance(shard, str)), None)
+        if unclear is not None:
+            raise ValueError(unclear)
+        return dict(index)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"the index has no readable 'weight_map' (got {type(error).__name__}: {error})."

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from reprlib import repr as short
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metanet.checkpoint.archive import check_size
 from metanet.errors import CheckpointError
 
 STORAGES = {
@@ -81,13 +83,17 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class TensorRef:
-    """A tensor of a pickle: a strided view of a storage that was not read yet."""
+    """A tensor of a pickle: a strided view of a storage that was not read yet.
+
+    ``flags`` names what is still to be done to its values, as PyTorch notes it: ``"conj"``, ``"neg"``.
+    """
 
     storage: Storage
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
     dtype: torch.dtype
+    flags: frozenset[str] = frozenset()
 
     def __setstate__(self, state: object) -> None:
         """Ignore what a pickle wants to set."""
@@ -96,10 +102,12 @@ class TensorRef:
         """Read it.
 
         Raises:
-            CheckpointError: The view reaches past the end of its storage.
+            CheckpointError: The view reaches past the end of its storage, or repeats it far too often.
         """
         if not well_formed(self):
-            raise CheckpointError(f"size {self.size}, stride {self.stride} or offset {self.offset} is no valid view")
+            raise CheckpointError(
+                f"size {short(self.size)}, stride {short(self.stride)} or its offset is no valid view"
+            )
         if 0 in self.size:
             return torch.empty(self.size, dtype=self.dtype)
         values = self.storage.values()
@@ -111,8 +119,11 @@ class TensorRef:
             raise CheckpointError(
                 f"its values are truncated (got {len(values):,} bytes, {needed:,} needed). Save the file again."
             )
+        check_size(math.prod(self.size) * item, len(values), f"a tensor of size {self.size}")
         flat = values[: len(values) // item * item].view(self.dtype)
-        return flat.as_strided(self.size, self.stride, start)
+        view = flat.as_strided(self.size, self.stride, start)
+        view = view.conj().resolve_conj() if "conj" in self.flags else view
+        return view.neg() if "neg" in self.flags else view
 
 
 def well_formed(ref: TensorRef) -> bool:
@@ -122,22 +133,26 @@ def well_formed(ref: TensorRef) -> bool:
     return plain and len(ref.size) == len(ref.stride) and math.prod(ref.size) < 2**60
 
 
-def rebuild_v2(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> TensorRef | Refused:
+def rebuild_v2(
+    storage: Any, offset: int, size: Any, stride: Any, grad: object = False, hooks: object = None, notes: object = None
+) -> TensorRef | Refused:
     """Stand in for ``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``."""
     if isinstance(storage, Refused):
         return storage
-    return rebuild_v3(storage, offset, size, stride, False, None, storage.dtype)
+    return rebuild_v3(storage, offset, size, stride, grad, hooks, storage.dtype, notes)
 
 
 def rebuild_v3(
-    storage: Any, offset: int, size: Any, stride: Any, grad: object, hooks: object, dtype: torch.dtype, *_: object
-) -> TensorRef | Refused:
+    storage: Any, offset: int, size: Any, stride: Any, grad: object, hooks: object, dtype: torch.dtype,
+    notes: object = None,
+) -> TensorRef | Refused:  # fmt: skip
     """Stand in for ``torch._utils._rebuild_tensor_v3``, whose storages are untyped."""
     if isinstance(storage, Refused):
         return storage
     if not isinstance(storage, Storage):
         raise CheckpointError(f"a tensor without a storage (got {type(storage).__name__})")
-    return TensorRef(storage, offset, tuple(size), tuple(stride), dtype)
+    flags = frozenset(key for key in ("conj", "neg") if isinstance(notes, dict) and notes.get(key))
+    return TensorRef(storage, offset, tuple(size), tuple(stride), dtype, flags)
 
 
 def rebuild_parameter(data: object, *_: object) -> object:

@@ -14,7 +14,7 @@ def recognises(probe: Probe) -> bool:
     return {"data.pkl", "constants.pkl"} <= tops
 
 
-@reader("torchscript", extensions=(), recognises=recognises)
+@reader("torchscript", extensions=(".pt",), recognises=recognises)
 def read(path: Path) -> Contents:
     """Read the tensors of a scripted or traced module under their attribute names, as ``state_dict`` has them.
 

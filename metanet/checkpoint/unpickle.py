@@ -151,7 +151,7 @@ class InertUnpickler(pickle.Unpickler):
         if isinstance(kind, Refused):
             return kind
         if not isinstance(kind, StorageType) or not isinstance(pid[4], int):
-            raise CheckpointError(f"a storage of unknown type (got {getattr(kind, 'origin', kind)!r})")
+            raise CheckpointError(f"a storage of unknown type (got {getattr(kind, 'origin', type(kind).__name__)})")
         return self._storage(kind.dtype, *pid[2:])
 
 

@@ -1,5 +1,7 @@
 """Every file that cannot be read gives one CheckpointError that says why, and nothing else, whatever its bytes."""
 
+import copy
+import os
 import random
 import zipfile
 from collections.abc import Callable
@@ -50,7 +52,12 @@ def test_each_kind_of_bad_file(tmp_path: Path, name: str, content: bytes, reason
 
 def test_missing_file_and_directory(tmp_path: Path) -> None:
     refused(tmp_path / "absent.pt", "there is no such file")
-    refused(tmp_path, "got a directory, a checkpoint is one file")
+    refused(tmp_path, "^Cannot read [^:]*: got a directory, a checkpoint is one file")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.pt")
+    refused(tmp_path / "a.pt", "got a pipe or device, a checkpoint is a file")
 
 
 def test_a_zip_of_something_else(tmp_path: Path) -> None:
@@ -77,6 +84,19 @@ def test_zip_bombs(tmp_path: Path) -> None:
                 archive.writestr("data", "{}")
         assert path.stat().st_size < 300_000
         refused(path, "declares 104,857,6.. bytes but stores .* zip bomb")
+
+
+def test_members_that_overlap_do_not_hide_a_bomb(tmp_path: Path) -> None:
+    """Each directory entry of 300 names the same megabyte of data, so that their sum says nothing."""
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w.npy", bytes(10**6))
+        for number in range(300):
+            again = copy.copy(archive.infolist()[0])
+            again.filename = f"w{number}.npy"
+            archive.filelist.append(again)
+    assert path.stat().st_size < 40_000
+    refused(path, "declares 301,000,000 bytes but stores .* zip bomb")
 
 
 def test_an_array_that_promises_terabytes(tmp_path: Path) -> None:

@@ -90,12 +90,37 @@ def test_external_data(tmp_path: Path) -> None:
         ("absent.bin", {}, "'w' lies in the file 'absent.bin', which is missing"),
         ("weights.bin", {"offset": "20", "length": "24"}, "'weights.bin' is truncated"),
         ("weights.bin", {"offset": "x"}, "'w' has a damaged place"),
+        ("weights.bin", {"offset": "8"}, r"'w' \[2, 3\] is truncated or damaged \(got 28 bytes, 24 promised\)"),
         ("weights.bin", {"length": "8"}, r"'w' \[2, 3\] is truncated or damaged \(got 8 bytes, 24 promised\)"),
         ("../../etc/hostname", {}, "accepted are files in the model's own folder"),
         ("/etc/hostname", {}, "accepted are files in the model's own folder"),
     ]:
         with pytest.raises(CheckpointError, match=reason):
             load(external(tmp_path / "a.onnx", location, **fields))
+
+
+def test_external_data_to_the_end_of_the_file(tmp_path: Path) -> None:
+    values = np.arange(6, dtype=np.float32)
+    (tmp_path / "weights.bin").write_bytes(b"12345678" + values.tobytes())
+    got = load(external(tmp_path / "a.onnx", "weights.bin", offset="8"))
+    assert torch.equal(got.tensors["w"], torch.from_numpy(values).reshape(2, 3))
+
+
+def test_links_of_a_download_cache(tmp_path: Path) -> None:
+    """Model and data are links into one folder of blobs; a link to any other place is refused."""
+    for folder in ("blobs", "snapshot", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    external(tmp_path / "blobs" / "1a", "weights.bin")
+    for folder in ("blobs", "elsewhere"):
+        (tmp_path / folder / "2b").write_bytes(ones(6).tobytes())
+    model, data = tmp_path / "snapshot" / "a.onnx", tmp_path / "snapshot" / "weights.bin"
+    model.symlink_to(tmp_path / "blobs" / "1a")
+    data.symlink_to(tmp_path / "blobs" / "2b")
+    assert torch.equal(load(model).tensors["w"], torch.ones(2, 3))
+    data.unlink()
+    data.symlink_to(tmp_path / "elsewhere" / "2b")
+    with pytest.raises(CheckpointError, match="accepted are files in the model's own folder"):
+        load(model)
 
 
 @pytest.mark.parametrize("kind", ["DequantizeLinear", "QuantizeLinear", "QLinearConv", "ConvInteger", "MatMulNBits"])

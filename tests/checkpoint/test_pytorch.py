@@ -177,6 +177,22 @@ def test_types_strides_and_ties(tmp_path: Path, zipped: bool) -> None:
     assert got["slice"].untyped_storage().data_ptr() == got["tied"].untyped_storage().data_ptr()
 
 
+@BOTH
+def test_lazily_conjugated_and_negated_tensors(tmp_path: Path, zipped: bool) -> None:
+    value = torch.tensor([1 + 2j, -3 - 4j])
+    for lazy in (value.conj(), value.conj().imag):  # torch.save keeps the values as they are, and notes the rest
+        assert lazy.is_conj() or lazy.is_neg()
+        got = load(put(tmp_path / "a.pt", {"w": lazy}, zipped)).tensors["w"]
+        assert torch.equal(got, lazy)
+        assert not got.is_conj()
+        assert not got.is_neg()
+
+
+def test_keys_that_are_no_text(tmp_path: Path) -> None:
+    state = {b"w": torch.ones(1), None: torch.zeros(1), ("a", 1): torch.ones(2), ((),): torch.ones(3), 4: torch.ones(4)}
+    assert list(load(put(tmp_path / "a.pt", state)).tensors) == ["w", "None", "('a', 1)", "#3", "4"]
+
+
 def test_float8_and_unsigned_types(tmp_path: Path) -> None:
     state = {"a": torch.ones(3).to(torch.float8_e4m3fn), "b": torch.arange(3).to(torch.uint16)}
     assert same(load(put(tmp_path / "a.pt", state)).tensors, state)
@@ -213,6 +229,7 @@ def test_only_the_wanted_storages_are_read(tmp_path: Path, monkeypatch: pytest.M
         (lambda: {"w": torch.quantize_per_tensor(torch.ones(2, 2), 0.1, 0, torch.qint8)}, "'w' is a quantised tensor"),
         (lambda: {"w": torch.eye(3).to_sparse()}, "'w' is a sparse tensor"),
         (lambda: {"w": torch.empty(3, device="meta")}, "'w' is a meta tensor"),
+        (lambda: {"w": torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "'w' holds quantised numbers"),
         (lambda: {"epoch": 3, "lr": 0.1}, "no tensors in it .*dict with keys epoch, lr"),
         (
             lambda: {"l.weight": torch.zeros(8, 1, dtype=torch.uint8), "l.weight.absmax": torch.ones(1)},
@@ -234,6 +251,11 @@ def test_weights_that_are_not_numbers_are_refused(tmp_path: Path, make: Callable
 def test_integer_tables_are_not_taken_for_quantised(tmp_path: Path) -> None:
     state = {"table": torch.zeros(3, dtype=torch.int8), "scale": torch.ones(1), "weight": torch.ones(2, 2)}
     assert same(load(put(tmp_path / "a.pt", state)).tensors, state)
+
+
+def test_a_view_that_repeats_its_storage_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'w': a tensor of size \(1099511627776,\) declares .* stores 4"):
+        load(put(tmp_path / "a.pt", {"w": torch.zeros(1).expand(2**40)}))
 
 
 def test_a_view_past_its_storage_is_refused(tmp_path: Path) -> None:

@@ -90,8 +90,13 @@ def test_bad_shards(tmp_path: Path) -> None:
         CheckpointError, match=r"names the shard '../model-2.bin', accepted are names of files in its own"
     ):
         load(index)
-    index.write_text(text.replace("model-2.bin", index.name))
-    with pytest.raises(CheckpointError, match="accepted are names of files in its own folder"):
+    (tmp_path / "other.json").write_text(text.replace("model-2.bin", index.name))
+    index.write_text(text.replace("model-2.bin", "other.json"))  # the two name each other
+    with pytest.raises(CheckpointError, match=r"the shard 'other.json' is an index itself") as caught:
+        load(index)
+    assert str(caught.value).count("Cannot read") == 1
+    index.write_text(text.replace('"model-2.bin"', "null"))
+    with pytest.raises(CheckpointError, match=r"no readable 'weight_map' .*'a' in None"):
         load(index)
     index.write_text(text)
     (tmp_path / "model-2.bin").unlink()

@@ -115,6 +115,13 @@ def test_lists_that_hold_each_other_end(tmp_path: Path) -> None:
         load(tmp_path / "a.pt")
 
 
+def test_many_paths_to_few_tensors_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metanet.checkpoint.collect.MAX_TENSORS", 5000)
+    torch.save([{str(i): torch.ones(1) for i in range(100)}] * 51, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="names over 5,000 tensors"):
+        load(tmp_path / "a.pt")
+
+
 def test_cycles_end(tmp_path: Path) -> None:
     tree: dict[str, Any] = {"w": torch.ones(2), "child": {"b": torch.zeros(1)}}
     tree["child"]["parent"] = tree

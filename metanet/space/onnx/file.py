@@ -55,7 +55,7 @@ class OnnxFile:
             kind = "text" if proto.data_type == 8 else "a quantised type"
             raise CheckpointError(f"{self.path}: '{proto.name}' holds {kind}; numbers are accepted")
         if proto.data_type in FLOATS:
-            return decode(proto.name, proto, self.path.parent)
+            return decode(proto.name, proto, self.path)
         array = require("onnx", "onnx").numpy_helper.to_array(proto, str(self.path.parent))
         return torch.from_numpy(array.astype("int64") if array.dtype.kind == "u" else array.copy())
 
