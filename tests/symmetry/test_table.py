@@ -4,6 +4,9 @@ What is claimed must hold to 1e-9 in float64 (``metanet.certify`` refuses otherw
 neighbour lacks must not be claimed, and what it does claim must hold too.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -192,6 +195,8 @@ ROWS = {
     "22 radial basis functions": (neurons, V, radial, lambda: radial(lambda r: r.cumsum(-1))),
 }  # fmt: skip
 
+ELSEWHERE = {"5", "6", "10", "10a", "10b", "11", "15", "16", "23"}
+
 
 def traced(make, shape):
     torch.manual_seed(0)
@@ -216,3 +221,23 @@ def test_not_claimed_where_it_does_not_hold(row):
     module, x, space = traced(make, shape)
     assert not claims(space)
     assert metanet.certify(module, space, x).ok
+
+
+def test_the_scale_before_a_layer_norm_is_approximate_and_not_claimed():
+    """Row 8: a common factor changes the output by about the norm's epsilon, so it is not a symmetry to 1e-9."""
+    module, x, space = traced(lambda: normed(nn.LayerNorm(6)).double(), V)
+    assert not gauges("scale", "a.weight")(space)
+    state = module.state_dict()
+    scaled = {name: 2 * t if name.startswith("a.") else t for name, t in state.items()}
+    base, new = (torch.func.functional_call(module, s, (x.double(),)) for s in (state, scaled))
+    assert 1e-9 < (new - base).abs().max() / base.abs().max() < 1e-3
+
+
+def test_documented_rows_and_example():
+    """Every row of the table is here or names the file that tests it; its example runs."""
+    text = Path(__file__).parents[2].joinpath("docs", "symmetries.md").read_text()
+    rows = set(re.findall(r"^\| (\d+[ab]?) \|", text, flags=re.MULTILINE))
+    assert {str(n) for n in range(1, 24)} | {"10a", "10b"} == rows
+    assert rows - {name.split()[0] for name in ROWS} == ELSEWHERE
+    (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(example, "docs/symmetries.md", "exec"), {})
