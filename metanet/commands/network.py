@@ -50,12 +50,14 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
         activation: Nonlinearity between the layers of a network without code.
 
     Raises:
-        MetanetError: It is neither, cannot be imported or read, or its inputs are missing or malformed.
+        MetanetError: It is neither, cannot be imported or read, its inputs are missing or malformed, or an option does
+            not go with it.
     """
     from metanet.checkpoint import load
     from metanet.graph.build import build, from_onnx
 
     if MODULE.fullmatch(name) and not Path(name).exists():
+        _refuse_activation(activation, "a module")
         if not inputs:
             raise ConfigError(
                 f"'{name}' is a module, which is traced: say the shape of its input, as in --input 1x3x224x224"
@@ -65,6 +67,7 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
         return Network(name, build(module, example), module, example)
     checkpoint = load(name)
     if checkpoint.format == "onnx":
+        _refuse_activation(activation, "an ONNX file")
         given = tuple(map(example_input, inputs)) if inputs else None
         return Network(name, *from_onnx(name, given))
     if inputs:
@@ -74,11 +77,18 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
     return Network(name, build(checkpoint, activation=activation))
 
 
+def _refuse_activation(activation: str | None, kind: str) -> None:
+    if activation is not None:
+        raise ConfigError(
+            f"--activation {activation}: {kind} tells its activations itself; the option goes with files without code"
+        )
+
+
 def example_input(text: str) -> Tensor:
     """Zeros of the shape that ``1x3x224x224`` or ``1x16:int`` means.
 
     Raises:
-        ConfigError: The text is no shape.
+        ConfigError: The text is no shape, or one that does not fit in memory.
     """
     import torch
 
@@ -88,7 +98,14 @@ def example_input(text: str) -> Tensor:
             f"--input {text}: not a shape. Write sizes with x between them, as in 1x3x224x224 or 1x16:int"
         )
     shape = [int(size) for size in found[1].split("x")]
-    return torch.zeros(shape, dtype=torch.long if found[2] else torch.float32)
+    if 0 in shape:
+        raise ConfigError(f"--input {text}: got a size of 0. Write sizes of at least 1, as in 1x3x224x224")
+    try:
+        return torch.zeros(shape, dtype=torch.long if found[2] else torch.float32)
+    except (RuntimeError, OverflowError, TypeError):  # torch has several ways to say it
+        raise ConfigError(
+            f"--input {text}: an input of this shape does not fit in memory. Write a smaller one"
+        ) from None
 
 
 def named_module(name: str) -> nn.Module:
@@ -106,7 +123,7 @@ def named_module(name: str) -> nn.Module:
         for part in attribute.split("."):
             found = getattr(found, part)
         made = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # whatever the user's own code raises
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
         raise ConfigError(
             f"cannot make a module from '{name}': {type(error).__name__}: {error}. Accepted: package.module:function, "
             f"importable from here, where the function or class takes no arguments; or the path of a checkpoint file"

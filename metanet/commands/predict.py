@@ -75,7 +75,8 @@ def show(predictions: list[Prediction]) -> None:
 
     from metanet.graph.match import activations
 
-    table = Table("file")
+    table = Table()
+    table.add_column("file", overflow="fold")
     table.add_column(f"predicted {predictions[0].target}", justify="right")
     table.add_column("space")
     table.add_column("note")

@@ -103,7 +103,8 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
         console.print(report["refused"], markup=False, highlight=False)
     elif not has_code:
         console.print("inferred or read from the file: only a module can be certified", highlight=False)
-    table = Table("axis", title="Free axes", title_justify="left")
+    table = Table(title="Free axes", title_justify="left")
+    table.add_column("axis", overflow="fold")
     table.add_column("size", justify="right")
     for heading in ("status", "error", "tensors"):
         table.add_column(heading, overflow="fold")

@@ -26,6 +26,9 @@ class Opaque(nn.Module):
 def number():
     return 3
 
+def leave():
+    raise SystemExit(3)
+
 def broken():
     raise RuntimeError("no luck")
 """
@@ -54,6 +57,35 @@ def test_graph_of_a_file(folder, capsys):
     assert "4 neurons, 16 connections, 235 parameters, depth 2; inferred from names and shapes, not certified" in out
     assert "0.weight" in out
     assert "3x3" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--input", "0x4"], "--input 0x4: got a size of 0"),
+        (["--input", "9999999999x99999999x4"], "does not fit in memory"),
+        (["--input", "99999999999999999999999x4"], "does not fit in memory"),
+        (["--input", "1x4", "--activation", "relu"], "a module tells its activations itself"),
+    ],
+)
+def test_options_that_do_not_go_with_a_module(folder, capsys, options, reason):
+    assert main(["graph", f"{folder}:mlp", *options]) == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert error.count("\n") == 1
+
+
+def test_a_module_that_ends_the_program(folder, capsys):
+    assert main(["graph", f"{folder}:leave", "--input", "1x4"]) == 2
+    assert "SystemExit: 3" in capsys.readouterr().err
+
+
+def test_names_are_whole_on_a_narrow_terminal(folder, capsys, monkeypatch):
+    torch.save({"a_rather_long_name.weight": torch.ones(8, 4), "last.weight": torch.ones(3, 8)}, "long.pt")
+    monkeypatch.setenv("COLUMNS", "40")
+    for command in ("graph", "symmetries"):
+        assert main([command, "long.pt"]) == 0
+        assert "\u2026" not in capsys.readouterr().out
 
 
 def test_graph_of_a_module_as_json_and_picture(folder, capsys, tmp_path):
