@@ -14,5 +14,6 @@ def test_quick_run_writes_its_figures(tmp_path):
     assert "builder" in done.stdout
     figures = json.loads(out.read_text())
     assert figures["wrong"] == []
-    assert [row["ratio"] > 0 for row in figures["rows"]] == [True, True]
+    assert all(row["of the loop"] > 0 for row in figures["rows"])
+    assert {row[""] for row in figures["rows"]} >= {"plain loop", "builder"}
     assert figures["machine"]["torch"]
