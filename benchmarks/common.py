@@ -43,7 +43,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to: Path | None) -> int:
+def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to: Path | None, **more: Any) -> int:
     """Print the table and what went wrong; write the JSON file.
 
     Args:
@@ -51,6 +51,7 @@ def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to:
         rows: One mapping of column to value a row, all with the same columns.
         wrong: Results that should hold and do not, a sentence each.
         to: JSON file, or ``None``.
+        more: Further fields of the JSON file.
 
     Returns:
         Exit code: 1 if anything is wrong.
@@ -66,7 +67,6 @@ def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to:
         print(f"WRONG: {sentence}", file=sys.stderr)
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_text(
-            json.dumps({"title": title, "machine": where, "rows": list(rows), "wrong": list(wrong)}, indent=1) + "\n"
-        )
+        figures = {"title": title, "machine": where, "rows": list(rows), "wrong": list(wrong), **more}
+        to.write_text(json.dumps(figures, indent=1) + "\n")
     return 1 if wrong else 0

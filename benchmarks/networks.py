@@ -22,7 +22,9 @@ def chain(width: int, convolutions: int = 3) -> tuple[nn.Module, Tensor]:
     layers: list[nn.Module] = []
     for number in range(convolutions):
         layers += [nn.Conv2d(width if number else 1, width, 3, stride=2), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)), torch.zeros(1, 1, 28, 28)
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)), torch.zeros(
+        1, 1, 28, 28
+    )
 
 
 class Bottleneck(nn.Module):

@@ -233,7 +233,7 @@ def _subtracted(own: Invisible, user: fx.Node, node: fx.Node, added: Added, name
         same = mean is not None and added.slots <= dim_slots(x, 1) and alike(x, mean, {1: 0})
         return [GaugePart(_name(mean), (0,), 0.0, shift=added.factor)] if same and mean is not None else None
     weight, bias = (argument(user, n) for n in (("mat2", "self") if name == "addmm" else ("weight", "bias")))
-    target = _alone(own, bias)
+    target = _alone(own, _added_next(user) if name == "linear" and bias is None else bias)
     source = own.values.get(weight) if isinstance(weight, fx.Node) else None
     read = _read_dim(source, 0 if name == "addmm" else 1)
     if name == "convolution" and (argument(user, "transposed") or any(argument(user, "padding"))):
@@ -244,6 +244,16 @@ def _subtracted(own: Invisible, user: fx.Node, node: fx.Node, added: Added, name
     if factors_of(x.dims[channels]) != _read_factors(source, 0 if name == "addmm" else 1, argument(user, "groups", 1)):
         return None  # the labels could not be matched, so the weight does not say which entries it reads
     return [GaugePart(_name(target), (read,), 0.0, shift=-added.factor, through=_name(source))]
+
+
+def _added_next(product: fx.Node) -> object:
+    """What the only reader of a product adds to it: the bias, in ONNX files."""
+    readers = list(product.users)
+    if len(readers) != 1 or operation_name(readers[0]) != "aten.add" or argument(readers[0], "alpha", 1) != 1:
+        return None
+    others = [a for a in readers[0].args[:2] if a is not product]
+    vectors = [a for a in others if isinstance(a, fx.Node) and a.meta["val"].shape == product.meta["val"].shape[-1:]]
+    return vectors[0] if vectors else None
 
 
 def _read_factors(weight: Value, dim: int, groups: int) -> list[Dim]:

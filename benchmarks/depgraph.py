@@ -1,0 +1,133 @@
+"""How long it takes to understand a network: metanet's weight space beside Torch-Pruning's dependency graph.
+
+``python benchmarks/depgraph.py [--models a,b] [--quick] [--json FILE] [--seconds S]`` needs timm, torchvision and
+torch_pruning, which the package does not depend on. By default it takes the smallest model of every family of timm. Each
+of the two runs in a forked process of its own with a time limit, one after the other on the same module and inputs;
+seconds are CPU seconds of one thread. metanet's are those of ``metanet.trace``: recording the graph, axes and gauges.
+Torch-Pruning's are those of ``DependencyGraph().build_dependency``, which runs the model on real numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import io
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from architectures import Architecture, parameters_of, suite
+from common import report
+from isolated import isolated
+from torch import nn
+
+import metanet
+
+TABLE = Path(__file__).parent / "results" / "coverage.json"
+LIMIT = 60  # CPU seconds for either
+QUICK = ("resnet18", "mobilenetv3_small_050", "vit_tiny_patch16_224")
+
+
+def timed(architecture: Architecture, understand: Callable[[nn.Module, Any], Any]) -> dict[str, Any]:
+    """Seconds that one of the two takes, on the first module that it accepts."""
+    failure: Exception | None = None
+    for module, inputs in architecture.build():
+        begin = time.process_time()
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                understand(module, inputs)
+        except Exception as error:  # windows that do not fit a small image
+            failure = failure or error
+            continue
+        return {"state": "built", "seconds": time.process_time() - begin, "parameters": parameters_of(module)}
+    raise failure or RuntimeError("no module was built")
+
+
+def dependency_graph(module: nn.Module, inputs: Any) -> Any:
+    """Torch-Pruning's dependency graph of a module."""
+    import torch_pruning  # it needs torchvision, which suite() makes ready
+
+    return torch_pruning.DependencyGraph().build_dependency(module, example_inputs=inputs)
+
+
+def compare(architecture: Architecture) -> dict[str, Any]:
+    """One row: both, one after the other."""
+    ours = isolated(lambda: timed(architecture, metanet.trace), LIMIT)
+    theirs = isolated(lambda: timed(architecture, dependency_graph), LIMIT)
+    row: dict[str, Any] = {"model": architecture.name, "family": architecture.family}
+    row["parameters"] = ours.get("parameters", theirs.get("parameters", 0))
+    for name, found in (("metanet", ours), ("Torch-Pruning", theirs)):
+        row[f"{name} s"] = round(found["seconds"], 3) if found["state"] == "built" else found["state"]
+    row["reason"] = theirs.get("reason", "")
+    return row
+
+
+def smallest() -> list[str]:
+    """The smallest model of every family in the committed table of coverage."""
+    best: dict[str, dict[str, Any]] = {}
+    for row in json.loads(TABLE.read_text())["models"]:
+        if (
+            "parameters" in row
+            and row["parameters"] < best.get(row["family"], {"parameters": float("inf")})["parameters"]
+        ):
+            best[row["family"]] = row
+    return [best[family]["model"] for family in sorted(best)]
+
+
+def figures(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Medians over the models that both built, and how often either failed."""
+    ours, theirs = ([r[f"{name} s"] for r in rows] for name in ("metanet", "Torch-Pruning"))
+    both = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, float) and isinstance(b, float)]
+    found = []
+    for name, own, place in (("metanet", ours, 0), ("Torch-Pruning", theirs, 1)):
+        times = [pair[place] for pair in both]
+        found.append(
+            {
+                "": name,
+                "models": len(rows),
+                "built": sum(isinstance(s, float) for s in own),
+                "out of time": own.count("out of time"),
+                "failed": sum(s in ("refused", "crashed") for s in own),
+                "built by both": len(both),
+                "median s": statistics.median(times) if times else 0.0,
+                "total s": sum(times),
+                "longest s": max((s for s in own if isinstance(s, float)), default=0.0),
+                "faster on": sum(pair[place] < pair[1 - place] for pair in both),
+            }
+        )
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare on the models asked for and print one table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--models", help="comma-separated names; the smallest of every family by default")
+    parser.add_argument("--quick", action="store_true", help="three small models, for a smoke test")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after that many seconds")
+    asked = parser.parse_args(argv)
+    torch.set_num_threads(1)  # forked processes must not inherit threads
+    architectures = suite("timm")
+    names = asked.models.split(",") if asked.models else QUICK if asked.quick else smallest()
+    for understand in (metanet.trace, dependency_graph):  # what is loaded on first use is loaded once
+        timed(architectures[QUICK[0]], understand)
+    end, rows = time.monotonic() + asked.seconds, []
+    for name in names:
+        if time.monotonic() > end:
+            break
+        rows.append(compare(architectures[name]))
+        print(*rows[-1].values(), file=sys.stderr, flush=True)
+    wrong = [f"{r['model']}: metanet {r['metanet s']}" for r in rows if not isinstance(r["metanet s"], float)]
+    version = importlib.metadata.version("torch_pruning")
+    title = "Seconds to understand a network of timm"
+    return report(title, figures(rows), wrong, asked.json, limit=LIMIT, torch_pruning=version, models=rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
