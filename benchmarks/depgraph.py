@@ -1,10 +1,10 @@
 """How long it takes to understand a network: metanet's weight space beside Torch-Pruning's dependency graph.
 
 ``python benchmarks/depgraph.py [--models a,b] [--quick] [--json FILE] [--seconds S]`` needs timm, torchvision and
-torch_pruning, which the package does not depend on. By default it takes the smallest model of every family of timm. Each
-of the two runs in a forked process of its own with a time limit, one after the other on the same module and inputs;
-seconds are CPU seconds of one thread. metanet's are those of ``metanet.trace``: recording the graph, axes and gauges.
-Torch-Pruning's are those of ``DependencyGraph().build_dependency``, which runs the model on real numbers.
+torch_pruning, which the package does not depend on. By default it takes the smallest model of every family of timm.
+Each of the two runs in a forked process of its own with a time limit, one after the other on the same module and
+inputs; seconds are CPU seconds of one thread. metanet's are those of ``metanet.trace``: recording the graph, axes and
+gauges. Torch-Pruning's are those of ``DependencyGraph().build_dependency``, which runs the model on real numbers.
 """
 
 from __future__ import annotations
