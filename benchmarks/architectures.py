@@ -39,7 +39,7 @@ def declare_torchvision_operations() -> None:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         except RuntimeError:  # the compiled operations are there
             continue
-    globals()["_torchvision"] = library  # definitions last as long as the library
+    globals()["_library"] = library  # definitions last as long as the library
 
 
 def suite(name: str) -> dict[str, Architecture]:
