@@ -145,11 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = run(architectures, names, [json.loads(line) for line in lines], asked.log, asked.seconds)
     good = STATES[:3]
     wrong = [f"{r['model']}: {r['state']} {r.get('reason', '')}" for r in rows if r["state"] not in good]
-    status = report(f"Weight spaces of {asked.suite}'s architectures", summary(rows), wrong, asked.json)
-    if asked.json:
-        data = json.loads(asked.json.read_text())
-        asked.json.write_text(json.dumps({**data, "models": rows}, indent=1) + "\n")
-    return status
+    title = f"Weight spaces of {asked.suite}'s architectures: {len(rows)} of {len(architectures)} listed"
+    return report(title, summary(rows), wrong, asked.json, models=rows)
 
 
 if __name__ == "__main__":
