@@ -51,7 +51,9 @@ def symmetries(
 
 
 def summarise(space: WeightSpace, certificate: Certificate | None) -> dict[str, Any]:
-    """Plain data of a symmetry group: its axes, its order, what was certified, what is ordered and why."""
+    """Plain data of a symmetry group: its axes, order and dimension, what was certified, what is ordered and why."""
+    from metanet.symmetry.dimension import dimensions
+
     checked = {a.axis: a for a in certificate.axes} if certificate else {}
     sizes = [a.size for a in space.free_axes]
     return {
@@ -60,6 +62,7 @@ def summarise(space: WeightSpace, certificate: Certificate | None) -> dict[str, 
         "neurons": space.neurons,
         "group": group_name(sizes),
         "log10_order": sum(math.lgamma(n + 1) for n in sizes) / math.log(10),
+        "dimensions": dimensions(space),
         "worst_error": certificate.worst_error if certificate else None,
         "axes": [_axis_row(space, axis, checked.get(axis.name)) for axis in space.free_axes],
         "ordered": [
@@ -97,6 +100,9 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
     console.print(f"[bold]{name}[/bold]: {report['neurons']:,} neurons on {len(report['axes'])} free axes; {state}",
                   highlight=False)  # fmt: skip
     console.print(f"permutation group: {report['group']}, of order 10^{report['log10_order']:.1f}", highlight=False)
+    if numbers := report["dimensions"]:
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in numbers.items())
+        console.print(f"continuous group: of dimension {sum(numbers.values()):,} ({kinds})", highlight=False)
     if report["worst_error"] is not None:
         console.print(f"largest change of the outputs under the group: {report['worst_error']:.1e}", highlight=False)
     elif report["refused"]:

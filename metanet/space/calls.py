@@ -56,6 +56,11 @@ def argument(node: fx.Node, name: str, default: Any = None) -> Any:
     return default
 
 
+def is_real(node: fx.Node) -> bool:
+    """Whether a node yields floating-point numbers, alone or among others: integers and truth values are rounded."""
+    return any(t.is_floating_point() or t.is_complex() for t in instances(node.meta.get("val"), torch.Tensor))
+
+
 def is_read(node: fx.Node, number: int) -> bool:
     """Whether anything reads one of the several results of a node."""
     return any(len(user.users) > 0 for user in node.users if len(user.args) > 1 and user.args[1] == number)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift"]
+GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift", "linear"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GaugePart:
     Attributes:
         tensor: Its name.
         dims: Its dimensions that the factors run over.
-        exponent: Power of the factor.
+        exponent: Power of the factor; -1 is the inverse transpose of a matrix.
         chosen: Entries on ordered axes: the part is the slice of the tensor there (queries in a fused qkv).
         offset: Added to the tensor before it is multiplied and subtracted afterwards; the epsilon of a batch norm's
             variance, ``v -> c^e (v + eps) - eps``.
@@ -51,7 +51,8 @@ class Gauge:
     Attributes:
         kind: ``"scale"`` for factors in R>0, ``"sign"`` for factors in {-1, +1}; ``"permutation"`` for permutations of
             the last axis that differ between entries of the others; ``"phase"`` for integers, half periods that a sine
-            is shifted by; ``"shift"`` for vectors that are added.
+            is shifted by; ``"shift"`` for vectors that are added; ``"linear"`` for invertible matrices over the last
+            axis, one for every entry of the others.
         axes: Axes that index the factors: their shape is the product of these sizes.
         parts: The tensors that move.
     """

@@ -107,7 +107,7 @@ class WeightSpace:
         opaque: Operations that were not understood; their axes are frozen, so the space stays sound.
         certified: Whether :func:`metanet.certify` confirmed it on the network itself. Not part of the identity.
         source: How it was derived (``"trace"``, ``"onnx"``, ``"infer"``). Not part of the identity.
-        gauges: Scalings and sign flips of neurons that leave the function unchanged. They follow from the rest together
+        gauges: Other symmetries than permutations of whole axes (:class:`Gauge`). They follow from the rest together
             with the forward function, so they are not part of the identity.
     """
 

@@ -25,7 +25,8 @@ class Move:
         space: The space whose group this is an element of.
         perms: Int64 permutation ``[size]`` by axis name; axes left out stay.
         factors: Elements of gauges, by place of the gauge in ``space.gauges``, in the order in which they act: factors
-            in the shape of ``gauge.axes``, integers for phases, vectors for shifts, permutations ``[*outer, inner]``.
+            in the shape of ``gauge.axes``, integers for phases, vectors for shifts, permutations ``[*outer, inner]``,
+            matrices ``[*outer, inner, inner]``.
         first: A move that acts before this one, where the two cannot be written as one.
     """
 
@@ -118,7 +119,8 @@ def sample(
     Args:
         space: The space.
         seed: Seed of the draw.
-        kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``.
+        kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``,
+            ``"linear"``.
         axes: Names of the free axes to move; all by default.
 
     Returns:

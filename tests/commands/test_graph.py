@@ -23,6 +23,9 @@ class Opaque(nn.Module):
         x = self.a(x)
         return self.b(torch.linalg.matrix_exp(x[:, :, None] * x[:, None])[:, 0])
 
+def bottleneck():
+    return nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
+
 def number():
     return 3
 
@@ -107,6 +110,17 @@ def test_symmetries_of_a_module_are_certified(folder, capsys):
     assert [a["status"] for a in found["axes"]] == ["certified"]
     assert main(["symmetries", f"{folder}:mlp", "--input", "1x4", "--no-certify"]) == 0
     assert "NOT certified" in capsys.readouterr().out
+
+
+def test_symmetries_name_matrices_and_count_their_diagonals_once(folder, capsys):
+    assert main(["symmetries", f"{folder}:bottleneck", "--input", "1x4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["certified"]
+    assert found["dimensions"] == {"linear": 9, "scale": 5, "shift": 3}
+    assert main(["symmetries", f"{folder}:bottleneck", "--input", "1x4"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "continuous group: of dimension 17 (" in out
+    assert "linear gauges: 1 per (0.weight[0]): 0.weight^1, 0.bias^1, 1.weight^-1" in out
 
 
 def test_symmetries_name_what_is_opaque(folder, capsys):

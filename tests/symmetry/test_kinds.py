@@ -51,7 +51,7 @@ def close(a, b):
 
 
 def test_the_network_has_every_kind(rich):
-    assert {g.kind for g in rich[2].gauges} >= {"permutation", "scale", "sign", "phase", "shift"}
+    assert {g.kind for g in rich[2].gauges} >= {"permutation", "scale", "sign", "phase", "shift", "linear"}
 
 
 @pytest.mark.parametrize("kind", [*kinds.KINDS, "all"])
@@ -101,12 +101,18 @@ BROKEN = {
     "permutation": lambda s, g, t, *rest: kinds.permute_apart(s, first_alone(g), t, *rest),
     "phase": lambda s, g, t, *rest: kinds.add(s, g, t + 0.5, *rest),
     "shift": lambda s, g, t, *rest: kinds.add(s, first_alone(g), t, *rest),
+    "linear": lambda s, g, t, *rest: kinds.multiply(s, transposed(g), t, *rest),
 }
 
 
 def first_alone(gauge):
     """The gauge without the tensors that must move together with the first."""
     return dataclasses.replace(gauge, parts=gauge.parts[:1])
+
+
+def transposed(gauge):
+    """The gauge that multiplies all tensors by the same matrix."""
+    return dataclasses.replace(gauge, parts=tuple(dataclasses.replace(p, exponent=1.0) for p in gauge.parts))
 
 
 @pytest.mark.parametrize("kind", BROKEN)

@@ -62,7 +62,8 @@ def convolutions(middle, groups=1, size=6):
                          nn.Flatten(), nn.Linear(size * 4, 3))  # fmt: skip
 
 
-def attention(queries=2, keys=2, rotary=False, weights=lambda s: s.softmax(-1), bias=True, mix=lambda v: v):
+def attention(queries=2, keys=2, rotary=False, weights=lambda s: s.softmax(-1), bias=True, mix=lambda v: v,
+              norm=lambda q: q, fused=False):  # fmt: skip
     """Attention with grouped queries; heads of width 4 on tokens of width 6."""
 
     def turned(x):
@@ -73,12 +74,35 @@ def attention(queries=2, keys=2, rotary=False, weights=lambda s: s.softmax(-1), 
 
     def forward(m, x):
         q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (m.q, m.k, m.v))
-        q, k = (turned(q), turned(k)) if rotary else (q, k)
+        q, k = (turned(norm(q)), turned(norm(k))) if rotary else (norm(q), norm(k))
         k, v = (t[:, :, None].expand(-1, -1, queries // keys, -1, -1).flatten(1, 2) for t in (k, v))
-        return m.o(mix(weights(q @ k.mT / 2) @ v).transpose(1, 2).flatten(2))
+        seen = F.scaled_dot_product_attention(q, k, v) if fused else weights(q @ k.mT / 2) @ v
+        return m.o(mix(seen).transpose(1, 2).flatten(2))
 
     sizes = {"q": 4 * queries, "k": 4 * keys, "v": 4 * keys}
     return Net(forward, **{n: nn.Linear(6, s) for n, s in sizes.items()}, o=nn.Linear(4 * queries, 3, bias=bias))
+
+
+def unit(q):
+    """Rows of norm one."""
+    return F.normalize(q, dim=-1)
+
+
+def multihead(weights=False):
+    """PyTorch's own attention, with one weight for queries, keys and values."""
+    return Net(lambda m, x: m.a(x, x, x, need_weights=weights)[0], a=nn.MultiheadAttention(6, 2, batch_first=True))
+
+
+def adapted(between=lambda z: z, merged=False):
+    """A layer with a low-rank adapter, added to its result or to its weight."""
+
+    def forward(m, x):
+        if merged:
+            return m.last(F.gelu(F.linear(x, m.first.weight + 2 * between(m.up.weight) @ m.down.weight, m.first.bias)))
+        return m.last(F.gelu(m.first(x) + 2 * m.up(between(m.down(x)))))
+
+    layers = {"down": nn.Linear(4, 2, bias=False), "up": nn.Linear(2, 6, bias=False)}
+    return Net(forward, first=nn.Linear(4, 6), last=nn.Linear(6, 3), **layers)
 
 
 def gated(gate, up=lambda z: z):
@@ -161,6 +185,23 @@ ROWS = {
     "3 sign": (gauges("sign"), V, lambda: mlp(nn.Tanh()), lambda: mlp(nn.Sigmoid())),
     "4 phase": (gauges("phase", "0.bias", "2.weight"), V, lambda: mlp(Sine(30)), lambda: mlp(Sine(30, residual=True))),
     "4 phase needs a bias": (gauges("phase"), V, lambda: mlp(Sine(1)), lambda: mlp(Sine(1), bias=False)),
+    "5 linear layers": (gauges("linear", "0.weight", "0.bias", "2.weight"), V, lambda: mlp(nn.Identity()),
+                        lambda: mlp(nn.ReLU())),
+    "5 bottleneck": (gauges("linear", "0.weight", "2.weight"), V, lambda: mlp(nn.Dropout()),
+                     lambda: mlp(nn.LayerNorm(6))),
+    "5 times a parameter": (gauges("linear"), V, lambda: mlp(Net(lambda m, x: x * m.c, c=parameter(1))),
+                            lambda: mlp(Net(lambda m, x: x * m.c, c=parameter(6)))),
+    "5 convolutions": (gauges("linear", "2.weight", "5.weight"), I, lambda: convolutions(nn.AvgPool2d(1)),
+                       lambda: convolutions(nn.MaxPool2d(1))),
+    "5 convolution in groups": (gauges("linear", "2.weight", "5.weight"), I,
+                                lambda: convolutions(nn.Identity(), groups=3),
+                                lambda: convolutions(nn.BatchNorm2d(6), groups=3)),
+    "5 transposed convolution": (gauges("linear", "0.weight", "1.weight"), I,
+                                 lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 3, 3), nn.GELU()),
+                                 lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 8, 3, groups=4),
+                                                       nn.Conv2d(8, 4, 1, groups=2), nn.GELU())),
+    "5 residual stream": (gauges("linear", "start.weight", "first.1.weight", "first.3.bias", "head.weight"), V,
+                          lambda: stream(lambda n: nn.Identity()), lambda: stream(nn.RMSNorm)),
     "7 batch norm": (gauges("scale", "2.weight", "3.running_var"), I, lambda: convolutions(nn.BatchNorm2d(6)),
                      lambda: convolutions(nn.GroupNorm(1, 6))),
     "8 layer norm does not see a shift": (gauges("shift", "a.weight"), V, lambda: normed(nn.LayerNorm(6)),
@@ -168,6 +209,22 @@ ROWS = {
     "8 group norm does not see a bias": (gauges("shift", "2.bias"), I, lambda: convolutions(nn.GroupNorm(2, 6)),
                                          lambda: convolutions(nn.Tanh())),
     "9 softmax": (gauges("shift", "2.weight"), V, lambda: mlp(nn.GELU(), nn.Softmax(-1)), lambda: mlp(nn.GELU())),
+    "10 queries and keys": (gauges("linear", "q.weight", "q.bias", "k.weight", "k.bias"), T, attention,
+                            lambda: attention(rotary=True)),
+    "10 grouped queries": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(4, 2),
+                           lambda: attention(4, 2, norm=unit)),
+    "10 one key for all queries": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(4, 1),
+                                   lambda: attention(4, 1, rotary=True)),
+    "10 fused": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(fused=True),
+                 lambda: attention(fused=True, rotary=True)),
+    "10 without softmax": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(weights=torch.sigmoid),
+                           lambda: attention(norm=lambda q: F.rms_norm(q, (4,)))),
+    "11 values and output": (gauges("linear", "v.weight", "v.bias", "o.weight"), T, attention,
+                             lambda: attention(mix=torch.tanh)),
+    "11 with rotary positions": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(rotary=True),
+                                 lambda: attention(rotary=True, mix=lambda v: F.layer_norm(v, (4,)))),
+    "11 grouped queries": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(4, 2, fused=True),
+                           lambda: attention(4, 2, mix=lambda v: v.softmax(-1))),
     "12 heads": (size_of("k.weight", 0, 2 + 4), T, attention, lambda: attention(mix=lambda v: v.flip(1))),
     "12 heads apart": (gauges("permutation", "v.weight", "o.weight"), T, attention,
                        lambda: attention(mix=lambda v: v.softmax(1))),
@@ -177,6 +234,9 @@ ROWS = {
     "13 value bias": (gauges("shift", "v.bias", "o.bias"), T, attention, lambda: attention(weights=torch.sigmoid)),
     "13 value bias needs a bias": (gauges("shift", "v.bias"), T, attention, lambda: attention(bias=False)),
     "14 gated": (gauges("scale", "u.weight", "d.weight"), V, lambda: gated(F.silu), lambda: gated(F.silu, torch.tanh)),
+    "15 adapter": (gauges("linear", "down.weight", "up.weight"), V, adapted, lambda: adapted(F.relu)),
+    "15 adapter, merged": (gauges("linear", "down.weight", "up.weight"), V, lambda: adapted(merged=True),
+                           lambda: adapted(unit, merged=True)),
     "17 residual stream": (size_of("head.weight", 1), V, lambda: stream(nn.LayerNorm),
                            lambda: stream(nn.LayerNorm, torch.arange(6.0))),
     "18 flatten": (size_of("5.weight", 1), I, lambda: convolutions(nn.ReLU()),
@@ -195,7 +255,7 @@ ROWS = {
     "22 radial basis functions": (neurons, V, radial, lambda: radial(lambda r: r.cumsum(-1))),
 }  # fmt: skip
 
-ELSEWHERE = {"5", "6", "10", "10a", "10b", "11", "15", "16", "23"}
+NOT_CLAIMED = {"6", "10a", "10b", "16", "23"}
 
 
 def traced(make, shape):
@@ -223,6 +283,32 @@ def test_not_claimed_where_it_does_not_hold(row):
     assert metanet.certify(module, space, x).ok
 
 
+def test_one_matrix_for_every_head_and_piece_of_a_fused_projection():
+    """Row 10 and 11 in PyTorch's own attention: queries, keys and values are pieces of one tensor."""
+    for weights in (False, True):
+        module, x, space = traced(lambda: multihead(weights), T)  # noqa: B023
+        found = [g for g in space.gauges if g.kind == "linear"]
+        assert [
+            sorted((p.tensor, p.chosen[0][1] if p.chosen else None, p.exponent) for p in g.parts) for g in found
+        ] == [
+            [
+                ("a.in_proj_bias", 0, 1),
+                ("a.in_proj_bias", 1, -1),
+                ("a.in_proj_weight", 0, 1),
+                ("a.in_proj_weight", 1, -1),
+            ],
+            [("a.in_proj_bias", 2, 1), ("a.in_proj_weight", 2, 1), ("a.out_proj.weight", None, -1)],
+        ]
+        assert [[space.axis[a].size for a in g.axes] for g in found] == [[2, 3], [2, 3]]
+        certificate = metanet.certify(module, space, x)
+        assert certificate.ok, certificate.table()
+
+
+def test_grouped_queries_share_the_matrix_of_their_keys():
+    *_, space = traced(lambda: attention(4, 2), T)
+    assert [[space.axis[a].size for a in g.axes] for g in space.gauges if g.kind == "linear"] == [[2, 4], [2, 4]]
+
+
 def test_the_scale_before_a_layer_norm_is_approximate_and_not_claimed():
     """Row 8: a common factor changes the output by about the norm's epsilon, so it is not a symmetry to 1e-9."""
     module, x, space = traced(lambda: normed(nn.LayerNorm(6)).double(), V)
@@ -234,10 +320,11 @@ def test_the_scale_before_a_layer_norm_is_approximate_and_not_claimed():
 
 
 def test_documented_rows_and_example():
-    """Every row of the table is here or names the file that tests it; its example runs."""
+    """Every row of the table is here or says that it is not claimed; its example runs."""
     text = Path(__file__).parents[2].joinpath("docs", "symmetries.md").read_text()
     rows = set(re.findall(r"^\| (\d+[ab]?) \|", text, flags=re.MULTILINE))
     assert {str(n) for n in range(1, 24)} | {"10a", "10b"} == rows
-    assert rows - {name.split()[0] for name in ROWS} == ELSEWHERE
+    assert rows - {name.split()[0] for name in ROWS} == NOT_CLAIMED
+    assert set(re.findall(r"^\| (\d+[ab]?) \|.*\*\*not claimed\*\*", text, flags=re.MULTILINE)) == NOT_CLAIMED
     (example,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     exec(compile(example, "docs/symmetries.md", "exec"), {})

@@ -1,4 +1,4 @@
-"""Gauge inference: which scalings and sign flips of neurons leave a traced network's function unchanged."""
+"""Gauge inference: what leaves a traced network's function unchanged, beside permutations of whole axes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import fx
 from metanet.space.axes import Dim
 from metanet.space.gauge.forms import Unknown
 from metanet.space.gauge.infer import GaugePass
+from metanet.space.gauge.linear import infer_linear
 from metanet.space.gauge.phase import infer_phases
 from metanet.space.gauge.shift import infer_shifts
 from metanet.space.gauge.wreath import infer_wreaths
@@ -18,7 +19,7 @@ from metanet.space.walk import Walk
 
 
 def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str]) -> tuple[Gauge, ...]:
-    """All gauges: positive scalings and sign flips (as a basis of each group), permutations apart, phases, shifts.
+    """All gauges: scalings and signs (as a basis of each group), permutations apart, phases, shifts, matrices.
 
     Args:
         walk: The finished axis walk.
@@ -30,7 +31,7 @@ def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
         gauge_pass = GaugePass(walk, nodes, modulus)
         for solution in gauge_pass.run():
             found.append(_gauge(kind, solution, names, gauge_pass.offsets))
-    for infer in (infer_wreaths, infer_phases, infer_shifts):
+    for infer in (infer_wreaths, infer_phases, infer_shifts, infer_linear):
         found.extend(infer(walk, nodes, names))
     return tuple(dict.fromkeys(found))
 

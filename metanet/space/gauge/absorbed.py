@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from metanet.space.axes import Dim, factors_of
-from metanet.space.calls import argument, operation_name
+from metanet.space.calls import argument, is_real, operation_name
 from metanet.space.gauge.invisible import Invisible, alike, dim_slots, paired, places_of
 from metanet.space.gauge.passing import broadcast, remaining, reordered
 from metanet.space.gauge.passing_weights import ENTRIES
@@ -104,7 +104,7 @@ def _by(own: Invisible, user: fx.Node, node: fx.Node, added: Added) -> list[Gaug
     """What takes back a shift of one operand of an operation."""
     name = operation_name(user).removeprefix("aten.")
     places = places_of(user, node)
-    if own.values.get(user) is None or user.name in own.distrusted or len(places) != 1:
+    if own.values.get(user) is None or not is_real(user) or user.name in own.distrusted or len(places) != 1:
         return None
     if name in ("select", "unbind"):
         return _selected(own, user, node, added)

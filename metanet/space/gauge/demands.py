@@ -72,7 +72,7 @@ class Demands:
         and what remains is free.
         """
         result = Moved(value)
-        counts = sum(map(_uses, value.dims), Counter())
+        counts = sum(map(occurrences, value.dims), Counter())
         for key, form in forms.items():
             if all(counts[a] == 1 for a in key):
                 result.forms[key] = form
@@ -131,8 +131,8 @@ class Demands:
         Where one node set indexes both sides of the result (scores between channels) neither operand may move by it.
         """
         gone = frozenset(a for d in contracted for a in leaves(d))
-        twice = frozenset(a for a, count in sum(map(_uses, value.dims), Counter()).items() if count > 1)
-        read, written = _split_sides(weight, at)
+        twice = frozenset(a for a, count in sum(map(occurrences, value.dims), Counter()).items() if count > 1)
+        read, written = split_sides(weight, at)
         forms = dict(written)
         for key in dict.fromkeys((*x.forms, *read)):
             if key & twice and not key & gone:
@@ -153,16 +153,16 @@ class Demands:
         return each(value, Moved)
 
 
-def _uses(dim: Dim) -> Counter[Dim]:
+def occurrences(dim: Dim) -> Counter[Dim]:
     """How many factors of a dim each atom is; pieces of a concatenation are alternatives."""
     node = find(dim)
     if node.form == "atom":
         return Counter([node])
-    counts = map(_uses, node.parts)
+    counts = map(occurrences, node.parts)
     return reduce(operator.or_, counts) if node.form == "concat" else sum(counts, Counter())
 
 
-def _split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], dict[Key, Form]]:
+def split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], dict[Key, Form]]:
     """Forms of a weight along the dimensions that are contracted, and along the others."""
     if weight.sides is None or weight.value.origin is None:
         return weight.forms, {}

@@ -15,7 +15,7 @@ from typing import Any
 from torch import fx
 
 from metanet.space.axes import Dim, find, leaves
-from metanet.space.calls import argument, bind, operation_name
+from metanet.space.calls import argument, bind, is_real, operation_name
 from metanet.space.gauge.behaviour import POSITIVE, SIGN
 from metanet.space.gauge.demands import Moved, each, flat
 from metanet.space.gauge.forms import Form, Key, Unknown
@@ -93,7 +93,7 @@ class GaugePass(Operations):
         special: Callable[..., Any] | None = getattr(self, f"op_{name}", None) if namespace == "aten" else None
         if special is not None:
             return special(node, value, *args)
-        if namespace == "aten" and name in self.table and len(items) == 1:
+        if namespace == "aten" and name in self.table and len(items) == 1 and is_real(node):
             return self.unary(value, items[0], self.table[name], name in CUTS)
         for item in items:
             self.kill(item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from metanet.space.axes import factors_of
-from metanet.space.calls import argument, operation_name
+from metanet.space.calls import argument, is_real, operation_name
 from metanet.space.gauge.invisible import Invisible, alike, dim_slots, every_slot, handles, paired
 from metanet.space.gauge.slots import NONE, Family, Shift, slot_dims, slots_of, union
 from metanet.space.walk import Value
@@ -16,9 +16,9 @@ from metanet.space.walk import Value
     "clone", "alias", "contiguous", "detach", "_to_copy", "to", "dropout", "neg", "lift_fresh", "lift_fresh_copy",
 )  # fmt: skip
 def _same(own: Invisible, user: fx.Node, node: fx.Node, place: int) -> Family:
-    """The same entries in the same order (or their negatives)."""
+    """The same entries in the same order (or their negatives), unless they are rounded."""
     x, y = slot_dims(own.values[node]), slot_dims(own.first(user))
-    if len(x) != len(y) or any(a is not b for a, b in zip(x, y, strict=True)):
+    if not is_real(user) or len(x) != len(y) or any(a is not b for a, b in zip(x, y, strict=True)):
         return NONE
     return own.pull(user, node, {s: s for s in range(len(y))})
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import fx
 
 from metanet.space.axes import Dim
-from metanet.space.calls import argument, operation_name
+from metanet.space.calls import argument, is_real, operation_name
 from metanet.space.gauge.demands import Moved
 from metanet.space.gauge.forms import Form, Key, Unknown, combine
 from metanet.space.gauge.infer import GaugePass, combinations
@@ -134,7 +134,7 @@ def _biased(walk: Walk, node: fx.Node) -> tuple[fx.Node, float] | None:
 def _constant(node: fx.Node, name: str) -> float | None:
     """The number that an operation multiplies its argument with; None if it does anything else."""
     if name in ("alias", "clone", "detach", "_to_copy"):
-        return 1.0
+        return 1.0 if is_real(node) else None
     if name == "neg":
         return -1.0
     number = node.args[1] if len(node.args) > 1 else None

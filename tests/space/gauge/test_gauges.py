@@ -230,3 +230,22 @@ def test_attention_between_channels_leaves_no_scales(fused):
     assert space.neurons == 6
     assert not space.gauges
     assert metanet.certify(module, space, x).ok
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_what_is_rounded_may_not_move(kind):
+    """A cast to integers or truth values is no copy: neither factors nor shifts nor matrices pass."""
+
+    class Rounded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            return self.c(self.b(self.a(x).to(kind).to(x.dtype)))
+
+    x = torch.randn(2, 4)
+    space = metanet.trace(Rounded(), x)
+    moved = {p.tensor for g in space.gauges for p in g.parts}
+    assert moved == {"b.weight", "b.bias", "c.weight", "c.bias"}
+    assert metanet.certify(Rounded(), space, x).ok

@@ -139,15 +139,72 @@ def convolutions(draw):
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(side), nn.Flatten(), nn.Linear(channels * side**2, 3))
 
 
-@pytest.mark.parametrize("make", [Transformer, convolutions])
+MASK = torch.rand(8, generator=torch.Generator().manual_seed(0)) < 0.5
+NUMBERS = torch.linspace(0.5, 2, 8)
+
+# What may happen to tokens of eight neurons, [2, tokens, 8], between layers: about half of it lets matrices pass.
+MIXERS = (
+    lambda t: t, lambda t: -2 * t / 3, lambda t: t + t.mean(1, keepdim=True), lambda t: t.softmax(1), F.relu,
+    lambda t: t + t.mean(-1, keepdim=True), lambda t: t * NUMBERS.to(t), lambda t: t + NUMBERS.to(t),
+    lambda t: t.flip(-1), lambda t: t.flip(1), lambda t: t[..., torch.arange(7, -1, -1)], lambda t: t.roll(1, -1),
+    lambda t: torch.cat([t[..., :3], t[..., 3:]], -1), lambda t: torch.cat([t, t[:, :1]], 1)[:, 1:],
+    lambda t: t.where(MASK, 0.0), lambda t: t.where(MASK[:TOKENS, None], t.mean(1, keepdim=True)), lambda t: t.tril(),
+    lambda t: t @ t.mT @ t, lambda t: (t @ t.mT).softmax(-1) @ t, lambda t: t @ (t.mT @ t), lambda t: t * t[..., :1],
+    lambda t: t.unflatten(-1, (2, 4)).transpose(-1, -2).flatten(-2),
+    lambda t: t.unflatten(-1, (2, 4)).flip(-2).flatten(-2), lambda t: t.to(torch.int32).to(t.dtype),
+    lambda t: t.unflatten(-1, (2, 4)).sum(-2).repeat(1, 1, 2), lambda t: torch.cat(t.chunk(2, -1)[::-1], -1),
+    lambda t: t.unflatten(-1, (2, 4)).softmax(-2).flatten(-2), torch.zeros_like,
+    lambda t: torch.einsum("bti,bsi->bts", t, t).sum(-1, keepdim=True) * t, lambda t: t.cumsum(1), lambda t: t.abs(),
+    lambda t: t.maximum(t.mean(1, keepdim=True)), lambda t: t / (1 + t.square().sum(-1, keepdim=True)),
+)  # fmt: skip
+
+
+class Mixer(nn.Module):
+    """Linear layers with something between them; the weight of one may be that of another, whole or transposed."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.start, self.last = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.layers = nn.ModuleList(nn.Linear(8, 8, bias=draw.random() < 0.7) for _ in range(draw.choice((1, 2, 3))))
+        self.hows = [draw.randrange(7) for _ in self.layers]
+        self.between = [draw.choice(MIXERS) for _ in range(len(self.layers) + 1)]
+        self.gate, self.low = nn.Parameter(torch.randn(8)), nn.ParameterList(torch.randn(8, 2) for _ in range(2))
+
+    def forward(self, x):
+        t = self.between[0](self.start(x))
+        for layer, how, between in zip(self.layers, self.hows, self.between[1:], strict=True):
+            t = between(self.applied(layer, how, t))
+        return self.last(t)
+
+    def applied(self, layer, how, t):
+        if how == 1:
+            return t + layer(t)
+        if how == 2:
+            return t @ layer.weight
+        if how == 3:
+            return layer(t) @ layer.weight
+        if how == 4:
+            return self.gate * layer(t)
+        a, b = self.low
+        return F.linear(t, layer.weight + b @ a.T) if how == 5 else layer(t) + (t @ a) @ b.T
+
+
+WANTED = {
+    Transformer: {"permutation", "shift", "scale", "phase", "linear"},
+    convolutions: {"permutation", "shift", "scale"},
+    Mixer: {"shift", "scale", "sign", "linear"},
+}
+
+
+@pytest.mark.parametrize("make", [Transformer, convolutions, Mixer])
 def test_what_is_claimed_is_true(make):
     seen = set()
-    for seed in range(EXAMPLES // 2):
+    for seed in range(EXAMPLES if make is Mixer else EXAMPLES // 2):
         torch.manual_seed(seed)
         module = make(random.Random(seed)).eval()
-        x = torch.randn(2, TOKENS, 5) if make is Transformer else torch.randn(2, 2, 9, 9)
+        x = torch.randn(2, TOKENS, 5) if make is not convolutions else torch.randn(2, 2, 9, 9)
         space = metanet.trace(module, x)
         certificate = metanet.certify(module, space, x, per_axis=False)
         assert certificate.ok, f"seed {seed}: {certificate.table()}\n{module}"
         seen |= {g.kind for g in space.gauges}
-    assert seen >= {"permutation", "shift", "scale", *(["phase"] if make is Transformer else [])}
+    assert seen >= WANTED[make]

@@ -1,0 +1,50 @@
+"""The dimension of the continuous part of a symmetry group."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+
+from metanet.space.gauges import Gauge
+from metanet.space.weight_space import WeightSpace
+
+
+def dimensions(space: WeightSpace) -> dict[str, int]:
+    """How many numbers an element of every continuous kind of gauge has, each counted once.
+
+    Scalings that are the diagonals of invertible matrices are counted with the matrices alone.
+
+    Args:
+        space: The space.
+
+    Returns:
+        The dimension by kind, for those of ``"scale"``, ``"shift"`` and ``"linear"`` that the space has. Shifts that
+        overlap are counted as often as they are claimed.
+    """
+    found: Counter[str] = Counter()
+    groups: dict[frozenset[str], list[Gauge]] = {}
+    for gauge in space.gauges:
+        size = math.prod(space.axis[name].size for name in gauge.axes)
+        if gauge.kind == "shift":
+            found["shift"] += size
+        elif gauge.kind == "linear":
+            found["linear"] += size * space.axis[gauge.axes[-1]].size
+        if gauge.kind in ("scale", "linear"):
+            groups.setdefault(frozenset(gauge.axes), []).append(gauge)
+    for axes, gauges in groups.items():
+        beyond = _rank(gauges) - sum(g.kind == "linear" for g in gauges)
+        found["scale"] += beyond * math.prod(space.axis[name].size for name in axes)
+    return {kind: count for kind, count in found.items() if count}
+
+
+def _rank(gauges: Sequence[Gauge]) -> int:
+    """How many of the ways to scale tensors are independent."""
+    columns = {key: n for n, key in enumerate({(p.tensor, p.dims, p.chosen): None for g in gauges for p in g.parts})}
+    powers = torch.zeros(len(gauges), len(columns), dtype=torch.float64)
+    for row, gauge in enumerate(gauges):
+        for part in gauge.parts:
+            powers[row, columns[part.tensor, part.dims, part.chosen]] = part.exponent
+    return int(torch.linalg.matrix_rank(powers))
