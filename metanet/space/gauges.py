@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift", "linear"]
+GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift", "linear", "orthogonal"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Gauge:
         kind: ``"scale"`` for factors in R>0, ``"sign"`` for factors in {-1, +1}; ``"permutation"`` for permutations of
             the last axis that differ between entries of the others; ``"phase"`` for integers, half periods that a sine
             is shifted by; ``"shift"`` for vectors that are added; ``"linear"`` for invertible matrices over the last
-            axis, one for every entry of the others.
+            axis, one for every entry of the others; ``"orthogonal"`` for orthogonal ones.
         axes: Axes that index the factors: their shape is the product of these sizes.
         parts: The tensors that move.
     """

@@ -46,7 +46,7 @@ class GaugeCertificate:
     """What was measured for the gauges of one kind.
 
     Attributes:
-        kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"`` or ``"linear"``.
+        kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``, ``"linear"`` or ``"orthogonal"``.
         count: How many gauges there are.
         error: Relative output change when all of them act at once with random factors.
         control: Relative output change when they act on a single tensor; where that changes nothing, when the change of

@@ -21,8 +21,8 @@ def dimensions(space: WeightSpace) -> dict[str, int]:
         space: The space.
 
     Returns:
-        The dimension by kind, for those of ``"scale"``, ``"shift"`` and ``"linear"`` that the space has. Shifts that
-        overlap are counted as often as they are claimed.
+        The dimension by kind, for those of ``"scale"``, ``"shift"``, ``"linear"`` and ``"orthogonal"`` that the space
+        has. Shifts that overlap are counted as often as they are claimed.
     """
     found: Counter[str] = Counter()
     groups: dict[frozenset[str], list[Gauge]] = {}
@@ -32,6 +32,8 @@ def dimensions(space: WeightSpace) -> dict[str, int]:
             found["shift"] += size
         elif gauge.kind == "linear":
             found["linear"] += size * space.axis[gauge.axes[-1]].size
+        elif gauge.kind == "orthogonal":
+            found["orthogonal"] += size * (space.axis[gauge.axes[-1]].size - 1) // 2
         if gauge.kind in ("scale", "linear"):
             groups.setdefault(frozenset(gauge.axes), []).append(gauge)
     for axes, gauges in groups.items():

@@ -1,4 +1,4 @@
-"""Acting with invertible matrices: the inner axis is multiplied by another matrix for every entry of the outer ones.
+"""Acting with invertible or orthogonal matrices: one over the inner axis for every entry of the outer ones.
 
 An element is a tensor ``[*outer sizes, n, n]``. Parts with exponent 1 are multiplied by ``g`` along the inner axis,
 those with exponent -1 by its inverse transpose, so that sums over the axis of one times the other stay.
@@ -21,10 +21,15 @@ def draw_matrices(gauge: Gauge, space: WeightSpace, generator: torch.Generator) 
 
     The orthogonal factor is that of the QR decomposition of a normal matrix.
     """
+    orthogonal = draw_orthogonal(gauge, space, generator)
+    scales = 2 ** (2 * torch.rand(orthogonal.shape[:-1], generator=generator, dtype=torch.float64) - 1)
+    return orthogonal * scales[..., None, :]
+
+
+def draw_orthogonal(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
+    """Random orthogonal matrices."""
     sizes = [space.axis[name].size for name in gauge.axes]
-    normal = torch.randn(*sizes, sizes[-1], generator=generator, dtype=torch.float64)
-    scales = 2 ** (2 * torch.rand(*sizes, generator=generator, dtype=torch.float64) - 1)
-    return torch.linalg.qr(normal)[0] * scales[..., None, :]
+    return torch.linalg.qr(torch.randn(*sizes, sizes[-1], generator=generator, dtype=torch.float64))[0]
 
 
 def multiply(
@@ -34,7 +39,7 @@ def multiply(
 
     Args:
         space: The space.
-        gauge: One of its gauges of kind ``"linear"``.
+        gauge: One of its gauges of kind ``"linear"`` or ``"orthogonal"``.
         matrices: The matrices, in float64: they are inverted here.
         tensors: Tensors by name, ``[*shape]`` or stacked ``[B, *shape]``.
         batched: Whether they are stacked.

@@ -120,7 +120,7 @@ def sample(
         space: The space.
         seed: Seed of the draw.
         kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``,
-            ``"linear"``.
+            ``"linear"``, ``"orthogonal"``.
         axes: Names of the free axes to move; all by default.
 
     Returns:

@@ -32,13 +32,18 @@ NETWORKS = {
         {"linear": 9},
     ),
     "attention": (Attention, (2, 4, 6), {"linear": 36, "scale": 5, "shift": 12 + 6}),
+    "unit vectors": (
+        lambda: nn.Sequential(nn.Linear(8, 4), nn.RMSNorm(4, elementwise_affine=False), nn.Linear(4, 3)),
+        (2, 8),
+        {"orthogonal": 6},
+    ),
     "GELU": (lambda: nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 3)), (2, 4), {}),
 }
 
 
 def identity(space, gauge):
     sizes = [space.axis[name].size for name in gauge.axes]
-    if gauge.kind == "linear":
+    if gauge.kind in ("linear", "orthogonal"):
         return torch.eye(sizes[-1], dtype=torch.float64).expand(*sizes, sizes[-1])
     return torch.full(sizes, float(gauge.kind == "scale"), dtype=torch.float64)
 
@@ -46,11 +51,14 @@ def identity(space, gauge):
 def tangents(space, state):
     """What each number of an element next to the identity adds to the weights."""
     for number, gauge in enumerate(space.gauges):
-        if gauge.kind in ("scale", "shift", "linear"):
+        if gauge.kind in ("scale", "shift", "linear", "orthogonal"):
             still = identity(space, gauge)
             for entry in torch.eye(still.numel(), dtype=torch.float64):
                 step = STEP * entry.view(still.shape)
-                there, back = (Move(space, factors={number: still + s * step}).apply(state) for s in (1, -1))
+                steps = [still + step, still - step]
+                if gauge.kind == "orthogonal":  # rotations along the skew part
+                    steps = [torch.matrix_exp(s * (step - step.mT)) for s in (1, -1)]
+                there, back = (Move(space, factors={number: s}).apply(state) for s in steps)
                 yield torch.cat([(there[name] - back[name]).flatten() for name in state]) / (2 * STEP)
 
 

@@ -18,17 +18,18 @@ class Sine(nn.Module):
 
 
 class Rich(nn.Module):
-    """A network with every kind of gauge: a sine, two heads of attention, a ReLU, a layer norm, a softmax."""
+    """A network with every kind of gauge: a sine, attention, a unit vector, a ReLU, a layer norm, a softmax."""
 
     def __init__(self):
         super().__init__()
         self.start = nn.Sequential(nn.Linear(3, 5), Sine(), nn.Linear(5, 6))
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
-        self.norm = nn.LayerNorm(6)
+        self.code, self.read, self.norm = nn.Linear(6, 3), nn.Linear(3, 6), nn.LayerNorm(6)
         self.last = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(-1))
 
     def forward(self, x):
         x = self.start(x)
+        x = x + self.read(nn.functional.normalize(self.code(x), dim=-1))
         return self.last(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
 
 
@@ -51,7 +52,15 @@ def close(a, b):
 
 
 def test_the_network_has_every_kind(rich):
-    assert {g.kind for g in rich[2].gauges} >= {"permutation", "scale", "sign", "phase", "shift", "linear"}
+    assert {g.kind for g in rich[2].gauges} >= {
+        "permutation",
+        "scale",
+        "sign",
+        "phase",
+        "shift",
+        "linear",
+        "orthogonal",
+    }
 
 
 @pytest.mark.parametrize("kind", [*kinds.KINDS, "all"])
@@ -101,7 +110,8 @@ BROKEN = {
     "permutation": lambda s, g, t, *rest: kinds.permute_apart(s, first_alone(g), t, *rest),
     "phase": lambda s, g, t, *rest: kinds.add(s, g, t + 0.5, *rest),
     "shift": lambda s, g, t, *rest: kinds.add(s, first_alone(g), t, *rest),
-    "linear": lambda s, g, t, *rest: kinds.multiply(s, transposed(g), t, *rest),
+    "linear": lambda s, g, t, *rest: kinds.multiply(s, alike(g), t, *rest),
+    "orthogonal": lambda s, g, t, *rest: kinds.multiply(s, first_alone(g), t, *rest),
 }
 
 
@@ -110,7 +120,7 @@ def first_alone(gauge):
     return dataclasses.replace(gauge, parts=gauge.parts[:1])
 
 
-def transposed(gauge):
+def alike(gauge):
     """The gauge that multiplies all tensors by the same matrix."""
     return dataclasses.replace(gauge, parts=tuple(dataclasses.replace(p, exponent=1.0) for p in gauge.parts))
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import metanet
-from metanet.symmetry.linear import carried_matrices, draw_matrices, multiply
+from metanet.symmetry.linear import carried_matrices, draw_matrices, draw_orthogonal, multiply
 from metanet.symmetry.move import Move
 
 
@@ -37,6 +37,13 @@ def test_matrices_are_well_conditioned(bottleneck):
     assert values.max() <= 2
     assert values.std() > 0.1
     assert (drawn - torch.diag_embed(drawn.diagonal(dim1=-2, dim2=-1))).abs().amax((1, 2)).min() > 1e-3
+
+
+def test_orthogonal_matrices_are_orthogonal(bottleneck):
+    space, number, _ = bottleneck
+    q = draw_orthogonal(space.gauges[number], space, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(q @ q.mT, torch.eye(3, dtype=torch.float64))
+    assert (q - torch.eye(3)).abs().max() > 0.1
 
 
 def test_matrices_carried_by_a_permutation(bottleneck):

@@ -202,6 +202,14 @@ ROWS = {
                                                        nn.Conv2d(8, 4, 1, groups=2), nn.GELU())),
     "5 residual stream": (gauges("linear", "start.weight", "first.1.weight", "first.3.bias", "head.weight"), V,
                           lambda: stream(lambda n: nn.Identity()), lambda: stream(nn.RMSNorm)),
+    "6 radial function": (gauges("orthogonal", "0.weight", "0.bias", "2.weight"), V,
+                          lambda: mlp(Net(lambda m, z: z * z.norm(dim=-1, keepdim=True).tanh())),
+                          lambda: mlp(Net(lambda m, z: z * z.norm(p=1, dim=-1, keepdim=True).tanh()))),
+    "6 sum of squares": (gauges("orthogonal", "0.weight", "2.weight"), V,
+                         lambda: mlp(Net(lambda m, z: z / (1 + z.square().sum(-1, keepdim=True)))),
+                         lambda: mlp(Net(lambda m, z: z / (1 + z.square())))),
+    "6 is 5 without a norm": (gauges("orthogonal"), V, lambda: mlp(nn.RMSNorm(6, elementwise_affine=False)),
+                              lambda: mlp(nn.Identity())),
     "7 batch norm": (gauges("scale", "2.weight", "3.running_var"), I, lambda: convolutions(nn.BatchNorm2d(6)),
                      lambda: convolutions(nn.GroupNorm(1, 6))),
     "8 layer norm does not see a shift": (gauges("shift", "a.weight"), V, lambda: normed(nn.LayerNorm(6)),
@@ -219,6 +227,13 @@ ROWS = {
                  lambda: attention(fused=True, rotary=True)),
     "10 without softmax": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(weights=torch.sigmoid),
                            lambda: attention(norm=lambda q: F.rms_norm(q, (4,)))),
+    "10b normed queries and keys": (gauges("orthogonal", "q.weight", "k.weight", "k.bias"), T,
+                                    lambda: attention(norm=unit), lambda: attention(norm=unit, rotary=True)),
+    "10b grouped queries": (gauges("orthogonal", "q.weight", "k.weight"), T,
+                            lambda: attention(4, 2, norm=lambda q: F.rms_norm(q, (4,))),
+                            lambda: attention(4, 2, norm=lambda q: F.rms_norm(q, (4,), torch.arange(4.0).to(q)))),
+    "10b along the features": (gauges("orthogonal", "q.weight"), T, lambda: attention(norm=unit),
+                               lambda: attention(norm=lambda q: F.normalize(q, dim=2))),
     "11 values and output": (gauges("linear", "v.weight", "v.bias", "o.weight"), T, attention,
                              lambda: attention(mix=torch.tanh)),
     "11 with rotary positions": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(rotary=True),
@@ -237,6 +252,11 @@ ROWS = {
     "15 adapter": (gauges("linear", "down.weight", "up.weight"), V, adapted, lambda: adapted(F.relu)),
     "15 adapter, merged": (gauges("linear", "down.weight", "up.weight"), V, lambda: adapted(merged=True),
                            lambda: adapted(unit, merged=True)),
+    "16 residual stream": (gauges("orthogonal", "start.weight", "first.1.weight", "second.3.bias", "head.weight"), V,
+                           lambda: stream(lambda n: nn.RMSNorm(n, elementwise_affine=False)),
+                           lambda: stream(nn.RMSNorm)),
+    "16 layer norm": (gauges("orthogonal"), V, lambda: stream(lambda n: nn.RMSNorm(n, elementwise_affine=False)),
+                      lambda: stream(lambda n: nn.LayerNorm(n, elementwise_affine=False))),
     "17 residual stream": (size_of("head.weight", 1), V, lambda: stream(nn.LayerNorm),
                            lambda: stream(nn.LayerNorm, torch.arange(6.0))),
     "18 flatten": (size_of("5.weight", 1), I, lambda: convolutions(nn.ReLU()),
@@ -255,7 +275,7 @@ ROWS = {
     "22 radial basis functions": (neurons, V, radial, lambda: radial(lambda r: r.cumsum(-1))),
 }  # fmt: skip
 
-NOT_CLAIMED = {"6", "10a", "10b", "16", "23"}
+NOT_CLAIMED = {"10a", "23"}
 
 
 def traced(make, shape):

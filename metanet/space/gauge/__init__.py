@@ -11,6 +11,7 @@ from metanet.space.axes import Dim
 from metanet.space.gauge.forms import Unknown
 from metanet.space.gauge.infer import GaugePass
 from metanet.space.gauge.linear import infer_linear
+from metanet.space.gauge.orthogonal import infer_orthogonal
 from metanet.space.gauge.phase import infer_phases
 from metanet.space.gauge.shift import infer_shifts
 from metanet.space.gauge.wreath import infer_wreaths
@@ -31,7 +32,7 @@ def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
         gauge_pass = GaugePass(walk, nodes, modulus)
         for solution in gauge_pass.run():
             found.append(_gauge(kind, solution, names, gauge_pass.offsets))
-    for infer in (infer_wreaths, infer_phases, infer_shifts, infer_linear):
+    for infer in (infer_wreaths, infer_phases, infer_shifts, infer_linear, infer_orthogonal):
         found.extend(infer(walk, nodes, names))
     return tuple(dict.fromkeys(found))
 

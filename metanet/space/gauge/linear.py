@@ -22,7 +22,7 @@ from metanet.space.gauge.behaviour import LINEAR
 from metanet.space.gauge.demands import Moved, flat, occurrences, split_sides
 from metanet.space.gauge.forms import Key, Unknown, combine
 from metanet.space.gauge.infer import CONTRACTIONS, GaugePass, combinations
-from metanet.space.gauges import Gauge, GaugePart
+from metanet.space.gauges import Gauge, GaugeKind, GaugePart
 from metanet.space.walk import Value, Walk
 
 PASSING = frozenset(f"aten.{name}" for name in (
@@ -44,28 +44,35 @@ def infer_linear(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
         Gauges of kind ``"linear"`` with axes ``(*outer, inner)``: one matrix over the inner axis for every entry of the
         outer ones.
     """
-    linear_pass = LinearPass(walk, nodes)
-    if not linear_pass.inner:
+    return matrices(LinearPass(walk, nodes), "linear", names)
+
+
+def matrices(own: LinearPass, kind: GaugeKind, names: Mapping[Dim, str]) -> tuple[Gauge, ...]:
+    """The solutions of a pass as gauges, without those that are others with fewer matrices."""
+    if not own.inner:
         return ()
+    wanted = {Fraction(1)} if own.modulus else {Fraction(1), Fraction(-1)}
     found: dict[frozenset[tuple[Any, ...]], tuple[Key, dict[Unknown, Fraction]]] = {}
-    for solution in linear_pass.run():
+    for solution in own.run():
         keys = {u.key.difference(dict(u.chosen)) for u in solution}
-        if len(keys) == 1 and set(solution.values()) == {Fraction(1), Fraction(-1)}:
+        if len(keys) == 1 and len(solution) > 1 and set(solution.values()) == wanted:
             (key,) = keys
             moved = frozenset((u.tensor, u.dims, u.chosen) for u in solution)
             if moved not in found or found[moved][0] < key:  # the same with fewer matrices
                 found[moved] = key, solution
-    return tuple(_gauge(linear_pass, key, solution, names) for key, solution in found.values())
+    return tuple(_gauge(own, kind, key, solution, names) for key, solution in found.values())
 
 
-def _gauge(own: LinearPass, key: Key, solution: Mapping[Unknown, Fraction], names: Mapping[Dim, str]) -> Gauge:
+def _gauge(
+    own: LinearPass, kind: GaugeKind, key: Key, solution: Mapping[Unknown, Fraction], names: Mapping[Dim, str]
+) -> Gauge:
     inner = own.inner[key]
     outer = [names[atom] for atom in names if atom in key and atom is not inner]
     parts = tuple(
         GaugePart(u.tensor, u.dims, float(exponent), tuple(sorted((names[a], n) for a, n in u.chosen)))
         for u, exponent in solution.items()
     )
-    return Gauge("linear", (*outer, names[inner]), parts)
+    return Gauge(kind, (*outer, names[inner]), parts)
 
 
 class LinearPass(GaugePass):
@@ -76,8 +83,11 @@ class LinearPass(GaugePass):
         nodes: The graph's nodes, in order.
     """
 
+    modulus = 0
+    passing = PASSING
+
     def __init__(self, walk: Walk, nodes: Sequence[fx.Node]) -> None:
-        super().__init__(walk, nodes, 0)
+        super().__init__(walk, nodes, self.modulus)
         self.inner: dict[Key, Dim] = {}
         for node in nodes:
             value = walk.values.get(node)
@@ -106,7 +116,7 @@ class LinearPass(GaugePass):
                 found.update(dict.fromkeys(k | apart for k in (core, *coarser)))
         yield from found
 
-    def _mixed(self, key: Key) -> Dim:
+    def mixed(self, key: Key) -> Dim:
         """The inner atom of a key."""
         return self.inner[key.difference(self.ordered)]
 
@@ -114,24 +124,26 @@ class LinearPass(GaugePass):
         name = operation_name(node)
         read = [n for n in node.all_input_nodes if any(True for _ in instances(n.meta.get("val"), Tensor))]
         known = all(any(True for _ in flat(self.moved.get(n))) for n in read)
-        if name == "getitem" or (name in PASSING and known and is_real(node)):
+        if name == "getitem" or (name in self.passing and known and is_real(node)):
             return super()._call(node, value)
-        return self._fixed(value, *flat(fx.node.map_arg((node.args, dict(node.kwargs)), self.moved.get)))
+        return self.fixed(value, *flat(fx.node.map_arg((node.args, dict(node.kwargs)), self.moved.get)))
 
-    def _fixed(self, value: Any, *items: Moved) -> Any:
+    def fixed(self, value: Any, *items: Moved) -> Any:
         """The result of an operation under which nothing may move, neither side of a weight."""
         self.untangle(items)
         return self.killed(value, *items)
 
     def op_mul(self, node: fx.Node, value: Value, x: Any, y: Any, *rest: Any) -> Moved:
         """A product with something that is the same along the inner atom."""
-        forms = {k: f for item, other in ((x, y), (y, x)) for k, f in self._multiplied(item, other).items()}
+        alone = (self._unexpanded(x, node.args[0]), self._unexpanded(y, node.args[1]))
+        pairs = ((x, alone[1]), (y, alone[0]))
+        forms = {k: f for item, other in pairs for k, f in self._multiplied(item, other).items()}
         return self.keep(value, forms)
 
     def op_div(self, node: fx.Node, value: Value, x: Any, y: Any, *rest: Any) -> Moved:
         """A quotient: the divisor may not move."""
         self.kill(y if isinstance(y, Moved) else None)
-        return self.keep(value, self._multiplied(x, y))
+        return self.keep(value, self._multiplied(x, self._unexpanded(y, node.args[1])))
 
     def op_where(self, node: fx.Node, value: Value, condition: Any, x: Any, y: Any) -> Moved:
         """A choice that is the same along the inner atom."""
@@ -139,6 +151,15 @@ class LinearPass(GaugePass):
         for item in flat((x, y)):
             self._multiplied(item, condition)
         return self.op_add(node, value, x, y)
+
+    def _unexpanded(self, item: Any, node: Any) -> Any:
+        """What an operand was before it was expanded: along what it lacked then it does not vary."""
+        while isinstance(node, fx.Node) and operation_name(node) == "aten.expand" and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+            if not isinstance(self.moved.get(node), Moved):
+                break
+            item = self.moved[node]
+        return item
 
     def _multiplied(self, item: Any, other: Any) -> dict[Key, Any]:
         """The forms of one factor, where the other varies along no inner atom; elsewhere it may not move."""
@@ -149,7 +170,7 @@ class LinearPass(GaugePass):
         varying = [-back for back in range(1, len(dims) + 1) if dims[-back].size != 1 and back <= len(item.value.dims)]
         atoms = {a for back in varying for a in leaves(item.value.dims[back])} | {a for d in dims for a in leaves(d)}
         for key, form in item.forms.items():
-            if self._mixed(key) in atoms:
+            if self.mixed(key) in atoms:
                 self.system.vanish(form)
             else:
                 kept[key] = form
@@ -163,7 +184,7 @@ class LinearPass(GaugePass):
         read, written = split_sides(weight, at)
         forms = {}
         for key in dict.fromkeys((*x.forms, *read, *written)):
-            atom, mine = self._mixed(key), x.forms.get(key, {})
+            atom, mine = self.mixed(key), x.forms.get(key, {})
             summed = tuple(count[atom] for count in sums)  # of the operands' dimensions that it indexes
             left = tuple(count[atom] - n for count, n in zip(every, summed, strict=True))
             told_apart = left == (0, 0) or (left == (0, 1) and weight.sides is not None)
@@ -185,7 +206,7 @@ class LinearPass(GaugePass):
     ) -> Moved:  # fmt: skip
         """A convolution; a transposed one in groups reads groups, which are not summed, along the summed dimension."""
         if transposed and rest[-1] != 1:
-            return self._fixed(value, *flat((x, weight, bias)))
+            return self.fixed(value, *flat((x, weight, bias)))
         return super().op_convolution(node, value, x, weight, bias, stride, padding, dilation, transposed, *rest)
 
     def op_scaled_dot_product_attention(
@@ -195,7 +216,7 @@ class LinearPass(GaugePass):
         for item in (q, k, v):
             counts, last = _count(item.value.dims), frozenset(leaves(item.value.dims[-1]))
             for key, form in item.forms.items():
-                if self._mixed(key) not in last or any(counts[a] != 1 for a in key):
+                if self.mixed(key) not in last or any(counts[a] != 1 for a in key):
                     self.system.vanish(form)
         return super().op_scaled_dot_product_attention(node, value, q, k, v, *rest)
 

@@ -155,6 +155,12 @@ MIXERS = (
     lambda t: t.unflatten(-1, (2, 4)).sum(-2).repeat(1, 1, 2), lambda t: torch.cat(t.chunk(2, -1)[::-1], -1),
     lambda t: t.unflatten(-1, (2, 4)).softmax(-2).flatten(-2), torch.zeros_like,
     lambda t: torch.einsum("bti,bsi->bts", t, t).sum(-1, keepdim=True) * t, lambda t: t.cumsum(1), lambda t: t.abs(),
+    lambda t: F.normalize(t, dim=-1), lambda t: F.normalize(t, dim=1), lambda t: F.normalize(t, p=1, dim=-1),
+    lambda t: F.rms_norm(t, (8,)), lambda t: F.rms_norm(t, (8,), NUMBERS.to(t)), lambda t: t * t.square(),
+    lambda t: t * t.square().sum((1, 2), keepdim=True), lambda t: t / (1 + t.pow(4).mean(-1, keepdim=True)),
+    lambda t: t * t.unflatten(-1, (2, 4)).square().mean(-1, keepdim=True).expand(-1, -1, -1, 4).flatten(-2),
+    lambda t: t * t.unflatten(-1, (2, 4)).norm(dim=-2).repeat(1, 1, 2), lambda t: t.norm(dim=(1, 2), keepdim=True) * t,
+    lambda t: (F.normalize(t, dim=-1) @ F.normalize(t, dim=-1).mT).softmax(-1) @ t, lambda t: t[..., :1].square() * t,
     lambda t: t.maximum(t.mean(1, keepdim=True)), lambda t: t / (1 + t.square().sum(-1, keepdim=True)),
 )  # fmt: skip
 
@@ -192,7 +198,7 @@ class Mixer(nn.Module):
 WANTED = {
     Transformer: {"permutation", "shift", "scale", "phase", "linear"},
     convolutions: {"permutation", "shift", "scale"},
-    Mixer: {"shift", "scale", "sign", "linear"},
+    Mixer: {"shift", "scale", "sign", "linear", "orthogonal"},
 }
 
 
