@@ -29,12 +29,12 @@ from isolated import isolated
 QUICK = ("resnet18", "densenet121", "regnetx_002", "vit_tiny_patch16_224", "mobilenetv3_small_050")
 SUITES = ("timm", "torchvision", "transformers")
 LIMIT = 300  # CPU seconds a model
-FORWARD = 6  # CPU seconds that one run in float32 may take: a certificate runs the model some ten times in float64
+FORWARD = 6.0  # CPU seconds that one run in float32 may take: a certificate runs the model some ten times in float64
 STATES = ("certified", "sound after freezing", "traced", "wrong", "refused", "out of time", "crashed")
 
 
-def examine(architecture: Architecture) -> dict[str, Any]:
-    """Trace and certify one architecture."""
+def examine(architecture: Architecture, forward: float = FORWARD) -> dict[str, Any]:
+    """Trace one architecture, and certify it if it runs in ``forward`` CPU seconds."""
     refusal: Exception | None = None
     for module, inputs in architecture.build():
         begin = time.process_time()
@@ -54,19 +54,19 @@ def examine(architecture: Architecture) -> dict[str, Any]:
             "opaque": sorted({f"{o.op}: {o.reason}" for o in space.opaque}),
             "built": True,
         }
-        return found | certified(module, space, inputs)
+        return found | certified(module, space, inputs, forward)
     raise refusal or RuntimeError("no module was built")
 
 
-def certified(module: nn.Module, space: metanet.WeightSpace, inputs: Any) -> dict[str, Any]:
+def certified(module: nn.Module, space: metanet.WeightSpace, inputs: Any, forward: float) -> dict[str, Any]:
     """The certificate of a traced space, where the module is small enough to run."""
     if any(p.is_meta for p in module.parameters()):
         return {"state": "traced", "why": "large"}
     begin = time.process_time()
     with torch.no_grad():
         module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-    if time.process_time() - begin > FORWARD:
-        return {"state": "traced", "why": "slow"}
+    if (seconds := time.process_time() - begin) > forward:
+        return {"state": "traced", "why": "slow", "forward": round(seconds, 3)}
     certificate = metanet.certify(module, space, inputs, per_axis=False)
     found: dict[str, Any] = {"error": certificate.worst_error, "certify": round(time.process_time() - begin, 3)}
     if certificate.ok:
@@ -105,6 +105,7 @@ def run(
     known: Sequence[dict[str, Any]],
     log: Path | None,
     seconds: float,
+    forward: float = FORWARD,
 ) -> list[dict[str, Any]]:
     """Examine the models named that are not among the known rows, until time is up; each is logged as it is done."""
     end = time.monotonic() + seconds
@@ -120,7 +121,7 @@ def run(
         if architecture is None:
             found = {"state": "refused", "reason": "no model of that name"}
         else:
-            found = isolated(lambda a=architecture: examine(a), LIMIT)  # type: ignore[misc]
+            found = isolated(lambda a=architecture: examine(a, forward), LIMIT)  # type: ignore[misc]
         rows.append({"model": name, "family": architecture.family if architecture else "unknown", **found})
         if log is not None:
             with log.open("a") as out:
@@ -137,12 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument("--log", type=Path, metavar="FILE", help="one line a model as it is done; these are not redone")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after that many seconds")
+    parser.add_argument("--forward", type=float, default=FORWARD, help="certify what runs in that many CPU seconds")
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)  # forked processes must not inherit threads
     architectures = suite(asked.suite)
     names = asked.models.split(",") if asked.models else list(QUICK if asked.quick else architectures)
     lines = asked.log.read_text().splitlines() if asked.log and asked.log.exists() else []
-    rows = run(architectures, names, [json.loads(line) for line in lines], asked.log, asked.seconds)
+    rows = run(architectures, names, [json.loads(line) for line in lines], asked.log, asked.seconds, asked.forward)
     good = STATES[:3]
     wrong = [f"{r['model']}: {r['state']} {r.get('reason', '')}" for r in rows if r["state"] not in good]
     title = f"Weight spaces of {asked.suite}'s architectures: {len(rows)} of {len(architectures)} listed"
