@@ -29,7 +29,7 @@ from common import options, report
 from metanet.space import WeightSpace
 from metanet.zoo.data import ZooDataModule
 from metanet.zoo.importing import space_of
-from metanet.zoo.readers.small_cnn_zoo import SmallCNNBlueprint
+from metanet.zoo.readers.small_cnn_zoo import small_cnn
 from metanet.zoo.split import split_runs
 from metanet.zoo.store import TABLE, read_zoo, shard_path
 from metanet.zoo.write import parquet, write_file, write_zoo
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def measure(folder: Path, quick: bool) -> tuple[list[dict[str, Any]], list[str]]:
-    space = space_of(SmallCNNBlueprint((1, 16, 16, 16), 10, "relu"))
+    space = space_of(small_cnn((1, 16, 16, 16), 10, "relu"))
     opened, filtered = open_table(folder / "table", QUICK_ROWS if quick else ROWS, space)
     size = write_nets(folder / "nets", QUICK_NETS if quick else NETS, space)
     done = limited("--epochs", folder / "nets")
