@@ -7,10 +7,43 @@ value/output scalings of attention, those of gated MLPs, of batch norms and of l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift", "linear", "orthogonal"]
+import torch
+from torch import Tensor
+
+GaugeKind = Literal["scale", "sign", "permutation", "phase", "shift", "linear", "orthogonal", "rotation"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of entries of one dimension, ``count`` of them for every entry of the axes of a gauge.
+
+    Attributes:
+        start: The first entry of the first pair.
+        strides: How far it moves from one entry of each axis to the next.
+        count: How many pairs there are.
+        step: How far it is from one pair to the next.
+        apart: How far it is from the first entry of a pair to the second.
+    """
+
+    start: int
+    strides: tuple[int, ...]
+    count: int
+    step: int
+    apart: int
+
+    def first(self, sizes: Sequence[int]) -> Tensor:
+        """The first entries of all pairs, ``[*sizes, count]``, given the sizes of the axes."""
+        found = self.start + self.step * torch.arange(self.count)
+        for size, stride in zip(reversed(sizes), reversed(self.strides), strict=True):
+            found = found + (stride * torch.arange(size)).view(-1, *[1] * found.ndim)
+        return found
+
+    def __str__(self) -> str:
+        return f"[{self.start}+{self.step}n, +{self.apart}]"
 
 
 @dataclass(frozen=True)
@@ -27,6 +60,7 @@ class GaugePart:
         shift: Added to the tensor for every unit of the element, in kinds that add: ``pi / omega`` for the bias of a
             sine, 1 for what is shifted, other numbers for what undoes a shift.
         through: Name of a weight: what is added is the element times this weight, summed over ``dims`` of the weight.
+        pairs: Which entries, along the one dimension, complex numbers multiply.
     """
 
     tensor: str
@@ -36,9 +70,10 @@ class GaugePart:
     offset: float = 0.0
     shift: float = 0.0
     through: str = ""
+    pairs: Pairs | None = None
 
     def __str__(self) -> str:
-        where = self.tensor + "".join(f"[{axis}={entry}]" for axis, entry in self.chosen)
+        where = self.tensor + "".join(f"[{axis}={entry}]" for axis, entry in self.chosen) + str(self.pairs or "")
         if self.through:
             return f"{where}{self.shift:+g} {self.through}"
         return f"{where}{self.shift:+g}" if self.shift else f"{where}^{self.exponent:g}"
@@ -52,7 +87,8 @@ class Gauge:
         kind: ``"scale"`` for factors in R>0, ``"sign"`` for factors in {-1, +1}; ``"permutation"`` for permutations of
             the last axis that differ between entries of the others; ``"phase"`` for integers, half periods that a sine
             is shifted by; ``"shift"`` for vectors that are added; ``"linear"`` for invertible matrices over the last
-            axis, one for every entry of the others; ``"orthogonal"`` for orthogonal ones.
+            axis, one for every entry of the others; ``"orthogonal"`` for orthogonal ones; ``"rotation"`` for complex
+            numbers, one per pair of entries, of modulus one if all exponents are 1.
         axes: Axes that index the factors: their shape is the product of these sizes.
         parts: The tensors that move.
     """
@@ -68,8 +104,11 @@ class Gauge:
 
 def gauge_from_data(data: dict[str, Any]) -> Gauge:
     """Inverse of ``dataclasses.asdict`` after a JSON round trip."""
-    parts = tuple(
-        GaugePart(**{**p, "dims": tuple(p["dims"]), "chosen": tuple((a, n) for a, n in p["chosen"])})
-        for p in data["parts"]
-    )
-    return Gauge(data["kind"], tuple(data["axes"]), parts)
+    return Gauge(data["kind"], tuple(data["axes"]), tuple(map(_part_from_data, data["parts"])))
+
+
+def _part_from_data(data: dict[str, Any]) -> GaugePart:
+    pairs = data.get("pairs")
+    made = Pairs(**{**pairs, "strides": tuple(pairs["strides"])}) if pairs else None
+    chosen = tuple((axis, entry) for axis, entry in data["chosen"])
+    return GaugePart(**{**data, "dims": tuple(data["dims"]), "chosen": chosen, "pairs": made})

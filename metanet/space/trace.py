@@ -86,7 +86,9 @@ class Traced:
                 settle(dim)
         names = Names()
         space = resolve(owned, walk, aliases=self.aliases, names=names)
-        return replace(space, gauges=infer_gauges(walk, self.program.nodes, names.of))
+        held = {n: self.program.constants.get(target or "") for n, (_, target) in self.program.sources.items()}
+        constants = {n: t for n, t in held.items() if isinstance(t, Tensor)}
+        return replace(space, gauges=infer_gauges(walk, self.program.nodes, names.of, constants))
 
     def _placeholders(self) -> dict[fx.Node, Value]:
         """The value of every graph input: free dims for parameters and norm statistics, frozen ones for all else."""

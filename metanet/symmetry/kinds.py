@@ -15,6 +15,7 @@ from metanet.space.gauges import Gauge
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.adding import add, draw_phases, draw_shift
 from metanet.symmetry.linear import carried_matrices, draw_matrices, draw_orthogonal, multiply
+from metanet.symmetry.rotation import draw_rotations, rotate
 from metanet.symmetry.scaling import draw, permuted, rescale
 from metanet.symmetry.wreath import carried_table, composed_table, draw_table, inverse_table, permute_apart
 
@@ -54,5 +55,6 @@ ACTIONS: dict[str, Action] = {
     "shift": Action(draw_shift, add, torch.neg, torch.add),
     "linear": Action(draw_matrices, multiply, torch.linalg.inv, torch.matmul, carried_matrices),
     "orthogonal": Action(draw_orthogonal, multiply, torch.linalg.inv, torch.matmul, carried_matrices),
+    "rotation": Action(draw_rotations, rotate, torch.reciprocal, torch.mul),
 }
 KINDS = tuple(ACTIONS)

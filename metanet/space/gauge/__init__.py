@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from torch import fx
+from torch import Tensor, fx
 
 from metanet.space.axes import Dim
 from metanet.space.gauge.forms import Unknown
@@ -13,19 +13,23 @@ from metanet.space.gauge.infer import GaugePass
 from metanet.space.gauge.linear import infer_linear
 from metanet.space.gauge.orthogonal import infer_orthogonal
 from metanet.space.gauge.phase import infer_phases
+from metanet.space.gauge.rotary import infer_rotary
 from metanet.space.gauge.shift import infer_shifts
 from metanet.space.gauge.wreath import infer_wreaths
 from metanet.space.gauges import Gauge, GaugePart
 from metanet.space.walk import Walk
 
 
-def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str]) -> tuple[Gauge, ...]:
-    """All gauges: scalings and signs (as a basis of each group), permutations apart, phases, shifts, matrices.
+def infer_gauges(
+    walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str], constants: Mapping[fx.Node, Tensor] | None = None
+) -> tuple[Gauge, ...]:
+    """All gauges: scalings and signs (as a basis of each group), permutations apart, phases, shifts, matrices, rotations.
 
     Args:
         walk: The finished axis walk.
         nodes: The nodes of the graph that it walked, in order.
         names: The axis name of every atom that indexes a tensor.
+        constants: Tensors that the architecture fixes, by graph input.
     """
     found = []
     for kind, modulus in (("scale", 0), ("sign", 2)):
@@ -34,6 +38,7 @@ def infer_gauges(walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str])
             found.append(_gauge(kind, solution, names, gauge_pass.offsets))
     for infer in (infer_wreaths, infer_phases, infer_shifts, infer_linear, infer_orthogonal):
         found.extend(infer(walk, nodes, names))
+    found.extend(infer_rotary(walk, nodes, names, constants or {}))
     return tuple(dict.fromkeys(found))
 
 
