@@ -46,7 +46,8 @@ class GaugeCertificate:
     """What was measured for the gauges of one kind.
 
     Attributes:
-        kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``, ``"linear"`` or ``"orthogonal"``.
+        kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``, ``"linear"``, ``"orthogonal"`` or
+            ``"rotation"``.
         count: How many gauges there are.
         error: Relative output change when all of them act at once with random factors.
         control: Relative output change when they act on a single tensor; where that changes nothing, when the change of

@@ -10,6 +10,7 @@ import torch
 
 from metanet.space.gauges import Gauge
 from metanet.space.weight_space import WeightSpace
+from metanet.symmetry.rotation import pairs_of, scales
 
 
 def dimensions(space: WeightSpace) -> dict[str, int]:
@@ -21,8 +22,9 @@ def dimensions(space: WeightSpace) -> dict[str, int]:
         space: The space.
 
     Returns:
-        The dimension by kind, for those of ``"scale"``, ``"shift"``, ``"linear"`` and ``"orthogonal"`` that the space
-        has. Shifts that overlap are counted as often as they are claimed.
+        The dimension by kind, for those of ``"scale"``, ``"shift"``, ``"linear"``, ``"orthogonal"`` and ``"rotation"``
+        that the space has. Shifts that overlap are counted as often as they are claimed, moduli of rotations that are
+        no scalings yet with the scalings.
     """
     found: Counter[str] = Counter()
     groups: dict[frozenset[str], list[Gauge]] = {}
@@ -34,12 +36,25 @@ def dimensions(space: WeightSpace) -> dict[str, int]:
             found["linear"] += size * space.axis[gauge.axes[-1]].size
         elif gauge.kind == "orthogonal":
             found["orthogonal"] += size * (space.axis[gauge.axes[-1]].size - 1) // 2
+        elif gauge.kind == "rotation":
+            found["rotation"] += size * pairs_of(gauge)
+            if scales(gauge) and not any(_covers(space, g, gauge) for g in space.gauges):
+                found["scale"] += size * pairs_of(gauge)
         if gauge.kind in ("scale", "linear"):
             groups.setdefault(frozenset(gauge.axes), []).append(gauge)
     for axes, gauges in groups.items():
         beyond = _rank(gauges) - sum(g.kind == "linear" for g in gauges)
         found["scale"] += beyond * math.prod(space.axis[name].size for name in axes)
     return {kind: count for kind, count in found.items() if count}
+
+
+def _covers(space: WeightSpace, scaling: Gauge, rotation: Gauge) -> bool:
+    """Whether a gauge is the scaling of the pairs that another one rotates and scales."""
+    sizes = [space.axis[name].size for name in scaling.axes]
+    tensors = [{part.tensor for part in gauge.parts} for gauge in (scaling, rotation)]
+    outer = set(rotation.axes) <= set(scaling.axes)
+    count = math.prod(space.axis[name].size for name in rotation.axes) * pairs_of(rotation)
+    return scaling.kind == "scale" and tensors[0] == tensors[1] and outer and math.prod(sizes) == count
 
 
 def _rank(gauges: Sequence[Gauge]) -> int:

@@ -26,7 +26,7 @@ class Move:
         perms: Int64 permutation ``[size]`` by axis name; axes left out stay.
         factors: Elements of gauges, by place of the gauge in ``space.gauges``, in the order in which they act: factors
             in the shape of ``gauge.axes``, integers for phases, vectors for shifts, permutations ``[*outer, inner]``,
-            matrices ``[*outer, inner, inner]``.
+            matrices ``[*outer, inner, inner]``, complex numbers ``[*outer, pairs]``.
         first: A move that acts before this one, where the two cannot be written as one.
     """
 
@@ -120,7 +120,7 @@ def sample(
         space: The space.
         seed: Seed of the draw.
         kinds: Generators to draw from: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``,
-            ``"linear"``, ``"orthogonal"``.
+            ``"linear"``, ``"orthogonal"``, ``"rotation"``.
         axes: Names of the free axes to move; all by default.
 
     Returns:

@@ -18,19 +18,28 @@ class Sine(nn.Module):
 
 
 class Rich(nn.Module):
-    """A network with every kind of gauge: a sine, attention, a unit vector, a ReLU, a layer norm, a softmax."""
+    """A network with every kind of gauge: a sine, attention, rotary positions, a unit vector, a ReLU, norms."""
 
     def __init__(self):
         super().__init__()
         self.start = nn.Sequential(nn.Linear(3, 5), Sine(), nn.Linear(5, 6))
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
         self.code, self.read, self.norm = nn.Linear(6, 3), nn.Linear(3, 6), nn.LayerNorm(6)
+        self.query, self.key = nn.Linear(6, 8), nn.Linear(6, 8)
         self.last = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.Softmax(-1))
 
     def forward(self, x):
         x = self.start(x)
+        x = x + self.turned(self.query(x)) @ self.turned(self.key(x)).mT @ x / 20
         x = x + self.read(nn.functional.normalize(self.code(x), dim=-1))
         return self.last(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
+
+
+    def turned(self, x):
+        a, b = x.chunk(2, -1)
+        angle = torch.arange(4.0)[:, None] * torch.tensor([1.0, 0.5, 0.3, 0.1])
+        cos, sin = angle.cos().to(x), angle.sin().to(x)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +69,7 @@ def test_the_network_has_every_kind(rich):
         "shift",
         "linear",
         "orthogonal",
+        "rotation",
     }
 
 
@@ -112,6 +122,7 @@ BROKEN = {
     "shift": lambda s, g, t, *rest: kinds.add(s, first_alone(g), t, *rest),
     "linear": lambda s, g, t, *rest: kinds.multiply(s, alike(g), t, *rest),
     "orthogonal": lambda s, g, t, *rest: kinds.multiply(s, first_alone(g), t, *rest),
+    "rotation": lambda s, g, t, *rest: kinds.rotate(s, alike(g), t, *rest),
 }
 
 
@@ -121,7 +132,7 @@ def first_alone(gauge):
 
 
 def alike(gauge):
-    """The gauge that multiplies all tensors by the same matrix."""
+    """The gauge that multiplies all tensors by the same matrix or number."""
     return dataclasses.replace(gauge, parts=tuple(dataclasses.replace(p, exponent=1.0) for p in gauge.parts))
 
 

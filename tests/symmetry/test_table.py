@@ -62,30 +62,48 @@ def convolutions(middle, groups=1, size=6):
                          nn.Flatten(), nn.Linear(size * 4, 3))  # fmt: skip
 
 
-def attention(queries=2, keys=2, rotary=False, weights=lambda s: s.softmax(-1), bias=True, mix=lambda v: v,
+ANGLES = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.3])
+
+
+def turned(x, other=ANGLES):
+    """Rotary positions on the two halves of heads of width 4; wrong ones if the second half has other angles."""
+    a, b = x.chunk(2, -1)
+    cos, sin, cosine, sine = (t.to(x) for t in (ANGLES.cos(), ANGLES.sin(), other.cos(), other.sin()))
+    return torch.cat([a * cos - b * sin, a * sine + b * cosine], -1)
+
+
+def interleaved(x):
+    """Rotary positions on neighbouring entries, as complex numbers."""
+    turns = torch.polar(torch.ones_like(ANGLES), ANGLES).to(torch.complex128 if x.dtype == torch.double else None)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turns).flatten(-2)
+
+
+def attention(queries=2, keys=2, rotary=None, weights=lambda s: s.softmax(-1), bias=True, mix=lambda v: v,
               norm=lambda q: q, fused=False):  # fmt: skip
     """Attention with grouped queries; heads of width 4 on tokens of width 6."""
 
-    def turned(x):
-        angle = torch.arange(5.0)[:, None] * torch.tensor([1.0, 0.3])
-        a, b = x[..., :2], x[..., 2:]
-        cos, sin = angle.cos().to(x), angle.sin().to(x)
-        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
-
     def forward(m, x):
         q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (m.q, m.k, m.v))
-        q, k = (turned(norm(q)), turned(norm(k))) if rotary else (norm(q), norm(k))
+        q, k = (getattr(m, "norm", norm)(t) for t in (q, k))
+        q, k = (rotary(q), rotary(k)) if rotary else (q, k)
         k, v = (t[:, :, None].expand(-1, -1, queries // keys, -1, -1).flatten(1, 2) for t in (k, v))
         seen = F.scaled_dot_product_attention(q, k, v) if fused else weights(q @ k.mT / 2) @ v
         return m.o(mix(seen).transpose(1, 2).flatten(2))
 
     sizes = {"q": 4 * queries, "k": 4 * keys, "v": 4 * keys}
-    return Net(forward, **{n: nn.Linear(6, s) for n, s in sizes.items()}, o=nn.Linear(4 * queries, 3, bias=bias))
+    layers = {n: nn.Linear(6, s) for n, s in sizes.items()}
+    layers |= {"norm": norm} if isinstance(norm, nn.Module) else {}
+    return Net(forward, **layers, o=nn.Linear(4 * queries, 3, bias=bias))
 
 
 def unit(q):
     """Rows of norm one."""
     return F.normalize(q, dim=-1)
+
+
+def scaled(q):
+    """An RMS norm with a scale for every entry."""
+    return F.rms_norm(q, (4,), torch.arange(1.0, 5).to(q))
 
 
 def multihead(weights=False):
@@ -218,17 +236,43 @@ ROWS = {
                                          lambda: convolutions(nn.Tanh())),
     "9 softmax": (gauges("shift", "2.weight"), V, lambda: mlp(nn.GELU(), nn.Softmax(-1)), lambda: mlp(nn.GELU())),
     "10 queries and keys": (gauges("linear", "q.weight", "q.bias", "k.weight", "k.bias"), T, attention,
-                            lambda: attention(rotary=True)),
+                            lambda: attention(rotary=turned)),
     "10 grouped queries": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(4, 2),
                            lambda: attention(4, 2, norm=unit)),
     "10 one key for all queries": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(4, 1),
-                                   lambda: attention(4, 1, rotary=True)),
+                                   lambda: attention(4, 1, rotary=turned)),
     "10 fused": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(fused=True),
-                 lambda: attention(fused=True, rotary=True)),
+                 lambda: attention(fused=True, rotary=turned)),
     "10 without softmax": (gauges("linear", "q.weight", "k.weight"), T, lambda: attention(weights=torch.sigmoid),
                            lambda: attention(norm=lambda q: F.rms_norm(q, (4,)))),
+    "10a rotary positions": (gauges("rotation", "q.weight", "q.bias", "k.weight", "k.bias"), T,
+                             lambda: attention(rotary=turned),
+                             lambda: attention(rotary=lambda x: turned(x, 1.1 * ANGLES))),
+    "10a with values of their own": (gauges("rotation", "q.weight", "k.bias"), T,
+                                     lambda: attention(rotary=turned, fused=True),
+                                     lambda: attention(rotary=lambda x: turned(x) + ANGLES.repeat(1, 2).to(x))),
+    "10a neighbours": (gauges("rotation", "q.weight", "k.weight"), T, lambda: attention(rotary=interleaved),
+                       lambda: attention(rotary=lambda x: turned(interleaved(x)))),
+    "10a grouped queries": (gauges("rotation", "q.weight", "k.weight"), T, lambda: attention(4, 2, rotary=turned),
+                            lambda: attention(4, 2, rotary=turned, norm=scaled)),
+    "10a scale of grouped queries": (gauges("scale", "q.weight", "k.weight"), T,
+                                     lambda: attention(4, 2, rotary=turned),
+                                     lambda: attention(4, 2, rotary=turned, norm=unit)),
+    "10a normed queries and keys": (gauges("rotation", "q.weight", "k.weight"), T,
+                                    lambda: attention(rotary=turned, norm=unit),
+                                    lambda: attention(rotary=turned, norm=lambda q: F.layer_norm(q, (4,)))),
+    "10a is 10 without positions": (gauges("rotation"), T, lambda: attention(rotary=turned), attention),
+    "10b signs": (gauges("sign", "q.weight", "q.bias", "k.weight", "k.bias"), T, lambda: attention(norm=scaled),
+                  lambda: attention(norm=lambda q: F.layer_norm(q, (4,)))),
+    "10b signs of grouped queries": (gauges("sign", "q.weight", "q.bias", "k.weight", "k.bias"), T,
+                                     lambda: attention(4, 2, norm=scaled),
+                                     lambda: attention(4, 2, norm=lambda q: F.layer_norm(q, (4,)))),
+    "10b signs with rotary positions": (gauges("sign", "q.weight", "k.weight"), T,
+                                        lambda: attention(4, 1, norm=nn.RMSNorm(4), rotary=turned),
+                                        lambda: attention(4, 1, norm=nn.RMSNorm(4),
+                                                          rotary=lambda x: turned(x) + ANGLES.repeat(1, 2).to(x))),
     "10b normed queries and keys": (gauges("orthogonal", "q.weight", "k.weight", "k.bias"), T,
-                                    lambda: attention(norm=unit), lambda: attention(norm=unit, rotary=True)),
+                                    lambda: attention(norm=unit), lambda: attention(norm=unit, rotary=turned)),
     "10b grouped queries": (gauges("orthogonal", "q.weight", "k.weight"), T,
                             lambda: attention(4, 2, norm=lambda q: F.rms_norm(q, (4,))),
                             lambda: attention(4, 2, norm=lambda q: F.rms_norm(q, (4,), torch.arange(4.0).to(q)))),
@@ -236,8 +280,8 @@ ROWS = {
                                lambda: attention(norm=lambda q: F.normalize(q, dim=2))),
     "11 values and output": (gauges("linear", "v.weight", "v.bias", "o.weight"), T, attention,
                              lambda: attention(mix=torch.tanh)),
-    "11 with rotary positions": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(rotary=True),
-                                 lambda: attention(rotary=True, mix=lambda v: F.layer_norm(v, (4,)))),
+    "11 with rotary positions": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(rotary=turned),
+                                 lambda: attention(rotary=turned, mix=lambda v: F.layer_norm(v, (4,)))),
     "11 grouped queries": (gauges("linear", "v.weight", "o.weight"), T, lambda: attention(4, 2, fused=True),
                            lambda: attention(4, 2, mix=lambda v: v.softmax(-1))),
     "12 heads": (size_of("k.weight", 0, 2 + 4), T, attention, lambda: attention(mix=lambda v: v.flip(1))),
@@ -245,7 +289,7 @@ ROWS = {
                        lambda: attention(mix=lambda v: v.softmax(1))),
     "12 grouped queries": (gauges("permutation", "q.weight", "o.weight"), T, lambda: attention(4, 2),
                            lambda: attention(4, 2, mix=lambda v: v.unflatten(1, (2, 2)).softmax(1).flatten(1, 2))),
-    "13 key bias": (gauges("shift", "k.bias"), T, attention, lambda: attention(rotary=True)),
+    "13 key bias": (gauges("shift", "k.bias"), T, attention, lambda: attention(rotary=turned)),
     "13 value bias": (gauges("shift", "v.bias", "o.bias"), T, attention, lambda: attention(weights=torch.sigmoid)),
     "13 value bias needs a bias": (gauges("shift", "v.bias"), T, attention, lambda: attention(bias=False)),
     "14 gated": (gauges("scale", "u.weight", "d.weight"), V, lambda: gated(F.silu), lambda: gated(F.silu, torch.tanh)),
@@ -275,7 +319,7 @@ ROWS = {
     "22 radial basis functions": (neurons, V, radial, lambda: radial(lambda r: r.cumsum(-1))),
 }  # fmt: skip
 
-NOT_CLAIMED = {"10a", "23"}
+NOT_CLAIMED = {"23"}
 
 
 def traced(make, shape):
@@ -327,6 +371,17 @@ def test_one_matrix_for_every_head_and_piece_of_a_fused_projection():
 def test_grouped_queries_share_the_matrix_of_their_keys():
     *_, space = traced(lambda: attention(4, 2), T)
     assert [[space.axis[a].size for a in g.axes] for g in space.gauges if g.kind == "linear"] == [[2, 4], [2, 4]]
+
+
+def test_grouped_queries_share_the_signs_and_numbers_of_their_keys():
+    """Rows 10a and 10b: one per head of keys, and entry or, under rotary positions, pair of entries."""
+    for rotary, norm, kind, sizes in (
+        (None, scaled, "sign", [2, 4]), (turned, nn.RMSNorm(4), "sign", [2, 2]), (turned, lambda q: q, "scale", [2, 2]),
+        (turned, lambda q: q, "rotation", [2]),
+    ):  # fmt: skip
+        *_, space = traced(lambda: attention(4, 2, rotary=rotary, norm=norm), T)  # noqa: B023
+        own = [g for g in space.gauges if g.kind == kind and "q.weight" in {p.tensor for p in g.parts}]
+        assert [[space.axis[a].size for a in g.axes] for g in own] == [sizes]
 
 
 def test_the_scale_before_a_layer_norm_is_approximate_and_not_claimed():

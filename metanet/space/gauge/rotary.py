@@ -22,9 +22,10 @@ from torch import Tensor, fx
 from metanet.space.axes import Dim, leaves
 from metanet.space.calls import argument, operation_name
 from metanet.space.gauge.grouped import grouped
+from metanet.space.gauge.infer import combinations
 from metanet.space.gauge.heads import Rows, batch_factors, entries
 from metanet.space.gauge.products import Act, Products
-from metanet.space.gauge.scores import PRODUCTS, find_scores
+from metanet.space.gauge.scores import PRODUCTS, Scores, find_scores
 from metanet.space.gauge.trial import Trial
 from metanet.space.gauges import Gauge, GaugePart, Pairs
 from metanet.space.walk import Walk
@@ -53,7 +54,7 @@ def infer_rotary(
     trial = Trial(walk, nodes, constants)
     memory: dict[Hashable, Any] = {}
     found: list[Gauge] = []
-    for scores in find_scores(trial, nodes):
+    for scores in filter(lambda s: _possible(trial, s), find_scores(trial, nodes)):
         try:
             products = Products(trial, scores, memory)
             rows = products.rows()
@@ -62,6 +63,14 @@ def infer_rotary(
         except Exception:  # noqa: S112  # an operation that cannot be run by itself: nothing is known of it
             continue
     return tuple(found)
+
+
+def _possible(trial: Trial, scores: Scores) -> bool:
+    """Whether positions order the entries of heads, or heads share keys: otherwise there is nothing to find."""
+    width = combinations(trial.walk.values[scores.queries].dims[-1])
+    ordered = any(piece and all(a.frozen is not None for a in piece) for piece in width)
+    query, key = (layer.meta["val"].shape[-1] for layer in scores.layers)
+    return ordered or query != key
 
 
 def _rotations(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, str]) -> Iterator[Gauge]:

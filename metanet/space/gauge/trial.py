@@ -20,7 +20,7 @@ from metanet.space.calls import instances, operation_name
 from metanet.space.walk import Value, Walk
 
 NUMBERS = 100  # random integers (positions, numbers of words) are smaller
-LARGE = 2**24  # entries of a tensor above which nothing is tried
+LARGE = 2**21  # entries of a tensor above which nothing is tried
 AGREE = 1e-9  # relative; what differs at all differs by far more
 
 
