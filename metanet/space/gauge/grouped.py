@@ -6,6 +6,7 @@ of a group move with the one key that they share is tried (:mod:`.products`) ins
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -17,6 +18,8 @@ from metanet.space.gauge.heads import Rows, batch_factors, entries
 from metanet.space.gauge.products import Act, Products
 from metanet.space.gauge.trial import Trial
 from metanet.space.gauges import Gauge, GaugePart
+
+DRAWS = 24  # of signs: those that a network allows form a group, of which all are or else half of them at most
 
 
 def grouped(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, str]) -> Iterator[Gauge]:
@@ -42,10 +45,15 @@ def grouped(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, str
             continue
         name = tuple(tuple(p.tolist()) for p in places if p is not None)
         for kind, exponent in (("scale", -1.0), ("sign", 1.0)):
-            draw = products.trial.random([a.size for a in atoms]).flatten()
-            factor = draw.exp() if kind == "scale" else draw.sign()
-            acts = [_scaling(p, factor**e) for p, e in zip(places, (1.0, exponent), strict=True) if p is not None]
-            if products.stay(acts[0], acts[1], (name, kind)):
+            size = math.prod(a.size for a in atoms)
+
+            def tried(draw: int, kind: str = kind, size: int = size) -> bool:
+                number = products.trial.random([size])
+                factor = number.exp() if kind == "scale" else number.sign()
+                acts = [_scaling(p, f) for p, f in zip(places, (factor, 1 / factor), strict=True) if p is not None]
+                return products.stay(acts[0], acts[1], (name, kind, draw))
+
+            if all(tried(draw) for draw in range(DRAWS if kind == "sign" else 1)):
                 parts = [GaugePart(t, (0,), e) for own, e in zip(tensors, (1.0, exponent), strict=True) for t in own]
                 yield Gauge(kind, tuple(names[a] for a in atoms), tuple(parts))  # type: ignore[arg-type]
 

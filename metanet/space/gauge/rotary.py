@@ -13,7 +13,7 @@ changes them (else any matrix would do, which is claimed elsewhere).
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -79,10 +79,13 @@ def _rotations(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, 
     factors = batch_factors(trial, scores.keys)
     outer = [factors[n] for n in rows[1].outer]
     weights = [trial.walk.values[layer.args[1]].dims[0] for layer in scores.layers]
-    named = all(atom in names for atom in outer)
-    if not named or not all(_in_blocks(d, r, outer) for d, r in zip(weights, rows, strict=True)):
-        return
-    found = _chosen(products, rows)
+
+    def allowed(choice: Choice) -> bool:
+        moved = (torch.cat(_places(r, choice), -1) for r in rows)
+        return all(_in_blocks(d, m, outer) for d, m in zip(weights, moved, strict=True))
+
+    choices = [c for c in _candidates(products, rows[0].table.shape[-1]) if allowed(c)]
+    found = _chosen(products, rows, choices) if all(atom in names for atom in outer) else None
     if found is None:
         return
     choice, scaled = found
@@ -92,10 +95,10 @@ def _rotations(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, 
         yield Gauge("rotation", tuple(names[a] for a in outer), (*parts[0], *parts[1]))
 
 
-def _in_blocks(dim: Dim, rows: Rows, outer: Sequence[Dim]) -> bool:
-    """Whether permutations of free axes move heads as a whole, and outer axes count them as they are counted here."""
+def _in_blocks(dim: Dim, rows: Tensor, outer: Sequence[Dim]) -> bool:
+    """Whether permutations of free axes move rows ``[*outer, groups, rows]`` head by head, as the outer axes count."""
     for atom in dict.fromkeys(leaves(dim)):
-        own = entries(dim, atom)[rows.table]
+        own = entries(dim, atom)[rows]
         if atom in outer:
             count = torch.arange(atom.size).view(-1, *[1] * (own.ndim - 1 - list(outer).index(atom)))
             if not (own == count).all():
@@ -105,10 +108,12 @@ def _in_blocks(dim: Dim, rows: Rows, outer: Sequence[Dim]) -> bool:
     return True
 
 
-def _chosen(products: Products, rows: tuple[Rows, Rows]) -> tuple[Choice, bool] | None:
-    """The pairs that may be rotated, and whether they may be scaled too."""
+def _chosen(
+    products: Products, rows: tuple[Rows, Rows], choices: Iterable[Choice]
+) -> tuple[Choice, bool] | None:
+    """The first pairs that may be rotated, and whether they may be scaled too."""
     sizes = rows[1].table.shape[:-2]
-    for choice in _candidates(products, rows[0].table.shape[-1]):
+    for choice in choices:
         turn = products.trial.random((*sizes, 1, choice[1], 2))
         angle, size = math.pi * turn[..., 0], torch.exp(turn[..., 1])
         unit = torch.polar(torch.ones_like(size), angle)

@@ -75,6 +75,63 @@ class Attention(nn.Module):
         return x + y if self.residual else y
 
 
+def angles(size):
+    return torch.arange(float(TOKENS))[:, None] * 0.5 ** torch.arange(size)
+
+
+def halves(t, other=1.0):
+    a, b = t.chunk(2, -1)
+    angle = angles(a.shape[-1]).to(t)
+    return torch.cat([a * angle.cos() - b * angle.sin(), a * (other * angle).sin() + b * (other * angle).cos()], -1)
+
+
+def neighbours(t):
+    cos, sin = (f(angles(t.shape[-1] // 2)).to(t).repeat_interleave(2, -1) for f in (torch.cos, torch.sin))
+    return t * cos + torch.stack([-t[..., 1::2], t[..., ::2]], -1).flatten(-2) * sin
+
+
+# What may happen to queries and keys of width eight, [2, heads, tokens, 8]: some leave rotations, some signs.
+TURNS = (
+    halves, halves, neighbours, neighbours, lambda t: t, lambda t: halves(t, 1.1), lambda t: halves(neighbours(t)),
+    lambda t: torch.cat([halves(t[..., :4]), t[..., 4:]], -1), lambda t: torch.cat([t[..., :4], neighbours(t[..., 4:])], -1),
+    lambda t: halves(t) + angles(8).to(t).sin(), lambda t: torch.cat([t[:, :, :1], halves(t)[:, :, 1:]], 2),
+    lambda t: halves(t).flip(-1), lambda t: halves(t.flip(1)), lambda t: halves(t) * angles(4).cos().to(t).repeat(1, 2),
+    lambda t: halves(t.softmax(1)), lambda t: halves(t) + t.mean(2, keepdim=True), lambda t: halves(t).relu(),
+)  # fmt: skip
+NORMS = (
+    nn.Identity, nn.Identity, nn.Identity, lambda: nn.RMSNorm(8), lambda: nn.RMSNorm(8, elementwise_affine=False),
+    lambda: nn.LayerNorm(8),
+)  # fmt: skip
+
+
+class Rotary(nn.Module):
+    """Attention of one of many makes under positions, norms and shared keys."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.turns = [draw.choice(TURNS)] * 2 if draw.random() < 0.9 else [draw.choice(TURNS) for _ in range(2)]
+        self.norms = nn.ModuleList([draw.choice(NORMS)() for _ in range(2)] if draw.random() < 0.3 else
+                                   [draw.choice(NORMS)()] * 2)  # fmt: skip
+        self.queries, self.keys = draw.choice(((2, 2), (4, 2), (2, 1), (1, 2), (6, 2)))
+        self.how, self.read = draw.randrange(4), draw.randrange(12)
+        sizes = [8 * max(self.queries, self.keys), 8 * self.keys, 8 * self.keys]
+        bias = draw.random() < 0.7
+        self.parts = nn.ModuleList(nn.Linear(5, s, bias=bias) for s in ([sum(sizes)] if self.how == 0 else sizes))
+        self.sizes, self.out = sizes, nn.Linear(sizes[0], 3)
+
+    def forward(self, x):
+        flat = self.parts[0](x).split(self.sizes, -1) if self.how == 0 else [p(x) for p in self.parts]
+        q, k, v = (t.unflatten(-1, (-1, 8)).transpose(1, 2) for t in flat)
+        q, k = (turn(norm(t)) for turn, norm, t in zip(self.turns, self.norms, (q, k), strict=True))
+        v = k if self.read == 0 else v + q.mean() if self.read == 1 else v
+        if self.how == 1:
+            mixed = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        else:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+            mixed = ((q @ k.mT) / 3 if self.how == 2 else torch.einsum("bhtd,bhsd->bhts", q, k)).softmax(-1) @ v
+        return self.out(mixed.transpose(1, 2).flatten(2)) + (q.sum((1, 3))[..., None] if self.read == 2 else 0)
+
+
 class Feed(nn.Module):
     """Two layers with a function between them."""
 
@@ -198,14 +255,15 @@ class Mixer(nn.Module):
 WANTED = {
     Transformer: {"permutation", "shift", "scale", "phase", "linear"},
     convolutions: {"permutation", "shift", "scale"},
+    Rotary: {"scale", "sign", "rotation", "linear"},
     Mixer: {"shift", "scale", "sign", "linear", "orthogonal"},
 }
 
 
-@pytest.mark.parametrize("make", [Transformer, convolutions, Mixer])
+@pytest.mark.parametrize("make", [Transformer, convolutions, Mixer, Rotary])
 def test_what_is_claimed_is_true(make):
     seen = set()
-    for seed in range(EXAMPLES if make is Mixer else EXAMPLES // 2):
+    for seed in range(EXAMPLES if make in (Mixer, Rotary) else EXAMPLES // 2):
         torch.manual_seed(seed)
         module = make(random.Random(seed)).eval()
         x = torch.randn(2, TOKENS, 5) if make is not convolutions else torch.randn(2, 2, 9, 9)

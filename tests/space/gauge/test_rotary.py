@@ -11,6 +11,7 @@ import metanet
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.dimension import dimensions
 from metanet.symmetry.move import Move
+from metanet.symmetry.rotation import scales
 
 TOKENS, WIDTH, HEAD = 5, 6, 8
 X = (2, TOKENS, WIDTH)
@@ -258,10 +259,9 @@ def test_dimension(make, expected):
     for number, gauge in wanted:
         shape = [space.axis[a].size for a in gauge.axes]
         shape += [gauge.parts[0].pairs.count] if gauge.kind == "rotation" else []
-        kinds = (1, 1j) if any(p.exponent == -1 for p in gauge.parts) and gauge.kind == "rotation" else (
-            (1j,) if gauge.kind == "rotation" else (1,))  # fmt: skip
+        units = [torch.tensor(u, dtype=torch.complex128) for u in (1, 1j)] if gauge.kind == "rotation" else [1.0]
         for entry in torch.eye(torch.Size(shape).numel(), dtype=torch.float64):
-            for unit in kinds:
+            for unit in units if scales(gauge) or gauge.kind != "rotation" else units[1:]:
                 there, back = (Move(space, factors={number: (s * unit * entry.view(shape)).exp()}).apply(state)
                                for s in (1e-4, -1e-4))  # fmt: skip
                 rows.append(torch.cat([(there[n] - back[n]).flatten() for n in state]) / 2e-4)
