@@ -129,7 +129,7 @@ class _NoNetwork:
 def _batch(feed: Feed, t: int, k: int, images: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return inputs and targets of a step, nets first and then the batch, and dropout factors likewise."""
     x, truth = feed._data(_NoNetwork(k), t, slice(0, feed.part))  # type: ignore[arg-type]
-    factors = [mask[t].movedim(-1, 1) for mask in feed._masks]
+    factors = [(kept[t, 0] * feed.factor[:, :, None]).movedim(-1, 1) for kept in feed._kept]
     return x.movedim(-1, 1), truth[:, 0] if images else truth.movedim(-1, 1), factors
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +138,7 @@ class NetStream:
         self._dropout = stream(plan.seed, plan.net, "dropout_masks")
         self._moves = stream(plan.seed, plan.net, "moves")
         self._left = self._subset[:0]
+        self._bits = np.empty(0, dtype="<u4")
 
     @property
     def augments(self) -> bool:
@@ -161,4 +163,31 @@ class NetStream:
     def masks(self, steps: int, features: int) -> np.ndarray:
         """Return dropout factors of the next steps, ``[steps, features, batch]`` float32: 0 or 1 / (1 - rate)."""
         kept = self._dropout.random((steps, features, self.batch_size), dtype=np.float32) >= self._rate
-        return kept * np.float32(1 / (1 - self._rate))
+        return kept * self.factor
+
+    @property
+    def factor(self) -> np.float32:
+        """What kept values are multiplied by: ``1 / (1 - rate)``."""
+        return np.float32(1 / (1 - self._rate))
+
+    def kept(self, steps: int, into: Sequence[np.ndarray]) -> None:
+        """Write where :meth:`masks` of the next steps is not 0, at half its time.
+
+        NumPy's float32 from 32 random bits ``u`` is ``(u >> 8) / 2^24``, low halves of 64 bits first; so it is at least
+        ``rate`` where ``u`` is at least ``ceil(2^24 rate) * 2^8``, and no float is ever made.
+
+        Args:
+            steps: How many.
+            into: One array for each of the layers whose features follow one another, ``[steps, features, parts, n]``
+                of bools, with ``parts * n`` images.
+        """
+        features = [array.shape[1] for array in into]
+        count = steps * sum(features) * self.batch_size
+        raw = self._dropout.bit_generator.random_raw((count - len(self._bits) + 1) // 2)
+        bits = raw.astype("<u8", copy=False).view("<u4")
+        bits = np.concatenate([self._bits, bits]) if len(self._bits) else bits
+        self._bits = bits[count:].copy()  # half of a number, at most
+        least = np.uint32(min(int(np.ceil(np.float32(self._rate) * np.float32(1 << 24))) << 8, 0xFFFFFFFF))
+        bits = bits[:count].reshape(steps, -1, self.batch_size)
+        for array, part in zip(into, np.split(bits, np.cumsum(features)[:-1], axis=1), strict=True):
+            np.greater_equal(part.reshape(array.shape), least, out=array)

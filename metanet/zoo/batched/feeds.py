@@ -36,22 +36,25 @@ class Feed(ABC):
         self._architecture, self._batch = plans[0].architecture, batch_size
         self._params = params
         self._sizes = _dropout_sizes(self._architecture)
-        self._masks: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self.factor = torch.tensor([[stream.factor] for stream in self._streams]).to(params)
         self.part = part_size(self._architecture, len(plans), batch_size, params.device)
         self.window = max(1, min(WINDOW, WINDOW_NUMBERS // (len(plans) * batch_size * (sum(self._sizes) + 1))))
 
     def draw(self, k: int, steps: int) -> None:
         """Draw what the next steps need."""
         if self._sizes:
-            drawn = np.stack([stream.masks(steps, sum(self._sizes)) for stream in self._streams[:k]], axis=1)
-            self._masks = [m.contiguous() for m in self._move(drawn).split(self._sizes, dim=2)]
+            parts = self._batch // self.part
+            kept = [np.empty((steps, parts, k, size, self.part), dtype=bool) for size in self._sizes]
+            for i, stream in enumerate(self._streams[:k]):
+                stream.kept(steps, [layer[:, :, i].swapaxes(1, 2) for layer in kept])
+            self._kept = [self._move(layer.view(np.uint8)) for layer in kept]
 
     def step(self, network: Network, t: int) -> None:
         """Add the gradients of step ``t`` of those drawn, part of the batch by part."""
-        for start in range(0, self._batch, self.part):
-            part = slice(start, start + self.part)
-            x, truth = self._data(network, t, part)
-            out = network.forward(x, [mask[t, :, :, part] for mask in self._masks] or None)
+        for number in range(self._batch // self.part):
+            x, truth = self._data(network, t, slice(number * self.part, (number + 1) * self.part))
+            out = network.forward(x, [layer[t, number] for layer in self._kept] or None)
             network.backward(self._gradient(out, truth))
 
     def _move(self, array: np.ndarray) -> Tensor:

@@ -49,7 +49,9 @@ class Affine:
         self.weight = weight
         self.x = weight.new_ones(k, wide, columns)
         self.y = weight.new_empty(k, out, columns)
-        self.grad = weight.new_zeros(k, out, wide)  # of the parameters, summed over calls of backward
+        # of the parameters, summed over calls of backward; transposed, a product with few rows is twice as fast
+        self._grad = weight.new_zeros(k, wide, out)
+        self.grad = self._grad.transpose(1, 2)
 
     def product(self) -> Tensor:
         """Return ``W @ x``."""
@@ -58,7 +60,7 @@ class Affine:
     def gradients(self, grad: Tensor, into: Tensor | None) -> None:
         """Add the gradient of the parameters to ``grad``, and put that of ``x`` into ``into`` unless it is ``None``."""
         grad = grad.reshape(self.y.shape)
-        self.grad.baddbmm_(grad, self.x.transpose(1, 2))
+        self._grad.baddbmm_(self.x, grad.transpose(1, 2))
         if into is not None:
             torch.bmm(self.weight.transpose(1, 2), grad, out=into)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from metanet.zoo import architecture as spec
@@ -19,11 +21,20 @@ class Network:
         params: ``[k, P]``, read at every call; only running statistics are written.
         batch: Images or points a net and call.
         training: Whether batch normalisation uses and follows the moments of the batch.
+        factor: What each net's dropout layers multiply kept values by, ``[k, 1]``; if any are given.
     """
 
-    def __init__(self, architecture: spec.Architecture, params: Tensor, batch: int, training: bool = False) -> None:
+    def __init__(
+        self,
+        architecture: spec.Architecture,
+        params: Tensor,
+        batch: int,
+        training: bool = False,
+        factor: Tensor | None = None,
+    ) -> None:
         self.grads = params.new_zeros(len(params), architecture.parameters)
         self._params, self._batch, self._training = params, batch, training
+        self._factor = params.new_ones(len(params), 1) if factor is None else factor
         self._architecture, self._shapes = architecture, architecture.shapes()
         self._slots = slots(architecture)
         self._sources = {layer.source for layer in architecture.layers if isinstance(layer, spec.Add)}
@@ -56,7 +67,7 @@ class Network:
         if isinstance(layer, spec.Activation):
             none = layer.fn == "none" and layer.scale == 1
             return activations.Identity() if none else activations.Activation(into, layer.fn, layer.scale, overwrite)
-        self.dropouts.append(features.Dropout(into))
+        self.dropouts.append(features.Dropout(into, self._factor))
         return self.dropouts[-1]
 
     def _weighted(
@@ -74,15 +85,15 @@ class Network:
         self._affine.append((slot.view(self.grads), made))
         return made
 
-    def forward(self, x: Tensor, factors: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
         """Return the outputs, ``[k, values, batch]``.
 
         Args:
             x: ``[k, *input, batch]``; if it is :attr:`input` itself, nothing is copied.
-            factors: Dropout factors ``[k, features, batch]`` of every dropout layer; ``None`` outside training.
+            kept: 1 for what every dropout layer keeps, else 0, ``[k, features, batch]``; ``None`` outside training.
         """
         for i, dropout in enumerate(self.dropouts):
-            dropout.factors = factors[i] if factors is not None else None
+            dropout.kept = kept[i] if kept is not None else None
         saved: dict[int, Tensor] = {}
         for i, layer in enumerate(self._layers):
             if isinstance(layer, features.Add):
