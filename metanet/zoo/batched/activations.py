@@ -14,9 +14,12 @@ Forward = Callable[[Tensor, Tensor], Tensor]
 Gradient = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
+_MINUS_ONE = torch.tensor(-1.0, dtype=torch.float64)
+
+
 def _tanh(x: Tensor, out: Tensor) -> Tensor:
     """``tanh(x) = 2 sigmoid(2x) - 1``: a third of the time of ``torch.tanh``, the same within rounding of 1."""
-    return torch.mul(x, 2, out=out).sigmoid_().mul_(2).sub_(1)
+    return torch.add(_MINUS_ONE.to(out), torch.mul(x, 2, out=out).sigmoid_(), alpha=2, out=out)
 
 
 FUNCTIONS: dict[str, tuple[Forward, Gradient]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,25 +157,28 @@ class Dropout:
         factor: Of each net, ``[k, 1]``.
 
     Attributes:
-        kept: 1 or 0 of every feature and image, uint8: a byte a number, which PyTorch multiplies faster than bools.
+        kept: Whether each feature of each image is kept, bools ``[k, features, batch]``.
     """
 
     input: Tensor | None = None
 
     def __init__(self, into: Tensor, factor: Tensor) -> None:
-        self._into, self._factor = into, factor.view(-1, *[1] * (into.ndim - 1))
+        self._into, self._factor = into, factor[..., None]
         self.kept: Tensor | None = None
+        self._factors = into.new_empty(into.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output."""
-        return self._times(x)
-
-    def backward(self, grad: Tensor) -> Tensor:
-        """Return the gradient of the input."""
-        return self._times(grad)  # in the buffer of the output, which the next layer has read
-
-    def _times(self, x: Tensor) -> Tensor:
         if self.kept is None:
             return x
-        torch.mul(x, self.kept.view(x.shape), out=self._into)
-        return self._into.mul_(self._factor)
+        times, into = self._factors.flatten(1, -2), self._factors
+        if into.device.type == "cpu":  # NumPy multiplies bools five times as fast as PyTorch
+            np.multiply(self.kept.numpy(), self._factor.numpy(), out=times.numpy())
+        else:
+            torch.mul(self.kept, self._factor, out=times)
+        torch.mul(x, into, out=self._into)
+        return self._into
+
+    def backward(self, grad: Tensor) -> Tensor:
+        """Return the gradient of the input, in the memory of the factors."""
+        return grad if self.kept is None else torch.mul(grad, self._factors, out=self._factors)

@@ -18,7 +18,7 @@ from metanet.zoo.fields import Fields, move_images
 from metanet.zoo.images import Images
 
 WINDOW = 64  # steps whose batches are drawn at once ...
-WINDOW_NUMBERS = 1 << 23  # ... or fewer, if that many numbers are drawn
+WINDOW_NUMBERS = 1 << 21  # ... or fewer, if that many numbers are drawn: beyond the cache, drawing is slower
 
 
 class Feed(ABC):
@@ -48,7 +48,7 @@ class Feed(ABC):
             kept = [np.empty((steps, parts, k, size, self.part), dtype=bool) for size in self._sizes]
             for i, stream in enumerate(self._streams[:k]):
                 stream.kept(steps, [layer[:, :, i].swapaxes(1, 2) for layer in kept])
-            self._kept = [self._move(layer.view(np.uint8)) for layer in kept]
+            self._kept = [self._move(layer) for layer in kept]
 
     def step(self, network: Network, t: int) -> None:
         """Add the gradients of step ``t`` of those drawn, part of the batch by part."""
@@ -97,7 +97,11 @@ class ImageFeed(Feed):
         if self._moves is not None:
             images = move_images(images, self._moves[t, :, part].flatten(0, 1))
         truth = self._classes[where] if self._classes.ndim == 1 else self._classes[:k].gather(1, where)
-        x = images.view(k, batch, *images.shape[1:]).movedim(1, -1)
+        x = network.input
+        if x is None or not x.is_contiguous():
+            x = images.new_empty(k, *images.shape[1:], batch)
+        for net, own in zip(x.flatten(1, -2), images.view(k, batch, -1), strict=True):
+            net.copy_(own.T)  # of matrices, PyTorch has a fast transpose
         return x, truth.view(k, 1, batch)
 
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:

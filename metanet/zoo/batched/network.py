@@ -90,7 +90,7 @@ class Network:
 
         Args:
             x: ``[k, *input, batch]``; if it is :attr:`input` itself, nothing is copied.
-            kept: 1 for what every dropout layer keeps, else 0, ``[k, features, batch]``; ``None`` outside training.
+            kept: What each dropout layer keeps, bools ``[k, features, batch]``; ``None`` outside training.
         """
         for i, dropout in enumerate(self.dropouts):
             dropout.kept = kept[i] if kept is not None else None
