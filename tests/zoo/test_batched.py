@@ -25,7 +25,7 @@ from metanet.zoo.batched.evaluate import evaluate_block
 from metanet.zoo.batched.network import Network
 from metanet.zoo.batched.slots import pack, unpack
 from metanet.zoo.batched.train import train_block
-from metanet.zoo.draws import plan_net
+from metanet.zoo.draws import NetStream, plan_net
 from metanet.zoo.fields import fields_of, move_images
 from metanet.zoo.images import load_images
 from metanet.zoo.initial import initial_weights
@@ -239,6 +239,36 @@ def test_gradients_of_any_architecture_equal_autograd(name):
         (out.T * weight[i]).sum().backward()
         for key, value in module.named_parameters():
             torch.testing.assert_close(grads[key][i], value.grad)
+
+
+@pytest.mark.parametrize("name", [name for name, layers in ARCHITECTURES.items() if isinstance(layers[0], Conv)])
+def test_float32_takes_other_paths_to_the_same_gradients(name):
+    architecture = Architecture((2, 9, 9), ARCHITECTURES[name])
+    torch.manual_seed(0)
+    states = [{key: value.numpy() for key, value in SmallCNN(architecture).state_dict().items()} for _ in range(3)]
+    x, weight = torch.randn(3, 2, 9, 9, 5), torch.randn(3, 10, 5)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        network = Network(architecture, pack(architecture, states, dtype), 5, training=True)
+        network.forward(x.to(dtype))
+        network.backward(weight.to(dtype))
+        grads.append(network.gradients())
+    scale = float(grads[1].abs().max())
+    torch.testing.assert_close(grads[0].double(), grads[1], rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3456789, 0.5, 0.999])
+def test_kept_units_are_those_that_masks_keep(rate):
+    """Also over calls that need an odd count of random numbers, which come in pairs."""
+    plan = plan_net(load_recipe("digits-cnn"), 0)
+    plan = replace(plan, hyperparameters=plan.hyperparameters | {"dropout": rate})
+    plain, fast = (NetStream(plan, np.arange(50), 3) for _ in range(2))
+    for steps in (1, 2, 3, 300):
+        masks = plain.masks(steps, 5)
+        kept = [np.empty(shape, dtype=bool) for shape in ((steps, 2, 1, 3), (steps, 3, 3, 1))]
+        fast.kept(steps, kept)
+        kept = np.concatenate([layer.reshape(steps, -1, 3) for layer in kept], axis=1)
+        assert np.array_equal(masks, kept * plain.factor)
 
 
 def test_running_statistics_and_evaluation_equal_pytorch():
