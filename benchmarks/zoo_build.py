@@ -3,9 +3,10 @@
 python benchmarks/zoo_build.py [--quick] [--json FILE]
 
 All three train the same nets of a recipe, with the same seeds, at the recipe's own batch size; that they are the same
-is checked in float64 after a few steps. Times are CPU seconds of one thread, the best of two runs, so that other work
-on the machine counts little. The floor counts multiply-adds of all products at the rate of a large matrix product,
-and sines and cosines at the rate of ``torch.sin``, both measured in this run; bytes are what a step touches once.
+is checked in float64 after a few steps. Times are CPU seconds of one thread, the best of five runs of each in turn, so
+that other work on the machine counts little. The floor counts multiply-adds of all products at the rate of a large
+matrix product, and sines and cosines at the rate of ``torch.sin``, both measured in this run; bytes are what a step
+touches once.
 Exits with 1 if nets differ, or if the builder is slower than asked (full run only).
 """
 
@@ -40,6 +41,7 @@ from metanet.zoo.recipe import load_recipe
 TOGETHER = 8  # nets that torch.vmap trains at once
 SHORT = 5  # steps after which all must agree
 TOLERANCE = 1e-6
+ROUNDS = 5
 Data = Images | Fields
 Nets = dict[int, dict[str, Tensor]]
 Train = Callable[[Sequence[NetPlan], Data, int, torch.dtype], Nets]
@@ -117,6 +119,9 @@ def _mapped_group(plans: Sequence[NetPlan], data: Data, size: int, dtype: torch.
     return {plan.net: {name: t[i] for name, t in tensors.items()} for i, plan in enumerate(plans)}
 
 
+WAYS: dict[str, Train] = {"plain loop": looped, "torch.vmap": mapped, "builder": built}
+
+
 class _NoNetwork:
     """What a feed asks of a network."""
 
@@ -133,14 +138,17 @@ def _batch(feed: Feed, t: int, k: int, images: bool) -> tuple[Tensor, Tensor, li
     return x.movedim(-1, 1), truth[:, 0] if images else truth.movedim(-1, 1), factors
 
 
-def seconds(train: Train, plans: Sequence[NetPlan], data: Data, size: int) -> float:
-    """Return CPU seconds of the best of two runs, after a short one."""
-    train([replace(p, hyperparameters=p.hyperparameters | {"steps": 2}) for p in plans], data, size, torch.float32)
-    best = float("inf")
-    for _ in range(2):
-        start = time.process_time()
-        train(plans, data, size, torch.float32)
-        best = min(best, time.process_time() - start)
+def seconds(plans: Sequence[NetPlan], data: Data, size: int, rounds: int) -> dict[str, float]:
+    """Return CPU seconds of each way, the best of some rounds in turn, after a short one."""
+    short = [replace(p, hyperparameters=p.hyperparameters | {"steps": 2}) for p in plans]
+    for train in WAYS.values():
+        train(short, data, size, torch.float32)
+    best = dict.fromkeys(WAYS, float("inf"))
+    for _ in range(rounds):
+        for name, train in WAYS.items():
+            start = time.process_time()
+            train(plans, data, size, torch.float32)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 
@@ -197,9 +205,10 @@ def measure(case: Case, machine: dict[str, float], quick: bool) -> tuple[list[di
     apart = max(difference(one[net], other[net]) for other in others for net in one)
     flops, sines = operations(plans[0].architecture)
     floor = (flops / machine["GFLOP/s"] * 1e-3 + sines * machine["ns/sine"] * 1e-3) * size  # microseconds a step
-    rows, found = [], {}
-    for name, train in (("plain loop", looped), ("torch.vmap", mapped), ("builder", built)):
-        found[name] = seconds(train, plans, data, size) / (len(plans) * steps) * 1e6
+    rows = []
+    best = seconds(plans, data, size, 1 if quick else ROUNDS)
+    found = {name: value / (len(plans) * steps) * 1e6 for name, value in best.items()}
+    for name in WAYS:
         rows.append(
             {
                 "recipe": f"{case.recipe}, batch {size}",

@@ -266,7 +266,7 @@ def test_kept_units_are_those_that_masks_keep(rate):
     for steps in (1, 2, 3, 300):
         masks = plain.masks(steps, 5)
         kept = [np.empty(shape, dtype=bool) for shape in ((steps, 2, 1, 3), (steps, 3, 3, 1))]
-        fast.kept(steps, kept)
+        fast.kept_units(steps, kept)
         kept = np.concatenate([layer.reshape(steps, -1, 3) for layer in kept], axis=1)
         assert np.array_equal(masks, kept * plain.factor)
 

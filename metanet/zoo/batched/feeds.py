@@ -47,7 +47,7 @@ class Feed(ABC):
             parts = self._batch // self.part
             kept = [np.empty((steps, parts, k, size, self.part), dtype=bool) for size in self._sizes]
             for i, stream in enumerate(self._streams[:k]):
-                stream.kept(steps, [layer[:, :, i].swapaxes(1, 2) for layer in kept])
+                stream.kept_units(steps, [layer[:, :, i].swapaxes(1, 2) for layer in kept])
             self._kept = [self._move(layer) for layer in kept]
 
     def step(self, network: Network, t: int) -> None:
