@@ -135,7 +135,7 @@ def _batch(feed: Feed, t: int, k: int, images: bool) -> tuple[Tensor, Tensor, li
     """Return inputs and targets of a step, nets first and then the batch, and dropout factors likewise."""
     x, truth = feed._data(_NoNetwork(k), t, slice(0, feed.part))  # type: ignore[arg-type]
     factors = [(kept[t, 0] * feed.factor[:, :, None]).movedim(-1, 1) for kept in feed._kept]
-    return x.movedim(-1, 1), truth[:, 0] if images else truth.movedim(-1, 1), factors
+    return x.movedim(-1, 1), truth.argmin(dim=1) if images else truth.movedim(-1, 1), factors
 
 
 def seconds(plans: Sequence[NetPlan], data: Data, size: int, rounds: int) -> dict[str, float]:

@@ -61,8 +61,8 @@ class Feed(ABC):
         tensor = torch.from_numpy(array).to(self._params.device)
         return tensor.to(self._params.dtype) if tensor.is_floating_point() else tensor
 
-    def _positions(self, k: int, steps: int) -> Tensor:
-        return self._move(np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1))
+    def _positions(self, k: int, steps: int) -> np.ndarray:
+        return np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1)
 
     @abstractmethod
     def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
@@ -79,14 +79,17 @@ class ImageFeed(Feed):
     def __init__(self, plans: Sequence[NetPlan], images: Images, batch_size: int, params: Tensor) -> None:
         super().__init__(plans, [training_subset(plan, images.train) for plan in plans], batch_size, params)
         self._pixels = self._move(images.pixels)
-        own = [training_classes(plan, images.classes, images.train) for plan in plans]
-        self._classes = self._move(np.stack(own) if any(c is not images.classes for c in own) else images.classes)
+        self._classes = [training_classes(plan, images.classes, images.train) for plan in plans]
         self._moves: Tensor | None = None
 
     def draw(self, k: int, steps: int) -> None:
         """Draw what the next steps need."""
         super().draw(k, steps)
-        self._where = self._positions(k, steps)
+        where = self._positions(k, steps)
+        truth = np.stack([classes[where[:, i]] for i, classes in enumerate(self._classes[:k])], axis=1)
+        self._where = self._move(where)
+        self._truth = self._params.new_zeros(steps, k, self._architecture.shapes()[-1][0], self._batch)
+        self._truth.scatter_(2, self._move(truth)[:, :, None], -1 / self._batch)
         if any(stream.augments for stream in self._streams):
             self._moves = self._move(np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1))
 
@@ -96,18 +99,16 @@ class ImageFeed(Feed):
         images = self._pixels.index_select(0, where.flatten())
         if self._moves is not None:
             images = move_images(images, self._moves[t, :, part].flatten(0, 1))
-        truth = self._classes[where] if self._classes.ndim == 1 else self._classes[:k].gather(1, where)
         x = network.input
         if x is None or not x.is_contiguous():
             x = images.new_empty(k, *images.shape[1:], batch)
         for net, own in zip(x.flatten(1, -2), images.view(k, batch, -1), strict=True):
             net.copy_(own.T)  # of matrices, PyTorch has a fast transpose
-        return x, truth.view(k, 1, batch)
+        return x, self._truth[t, :, :, part]
 
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
-        share = 1 / self._batch
-        grad = torch.softmax(out, dim=1).mul_(share)
-        return grad.scatter_add_(1, truth, grad.new_full((1, 1, 1), -share).expand(truth.shape))
+        """Return ``softmax(out) / batch + truth``, where ``truth`` is ``-1 / batch`` for the true class, else 0."""
+        return torch.add(truth, torch.softmax(out, dim=1), alpha=1 / self._batch)
 
 
 class FieldFeed(Feed):
@@ -125,7 +126,7 @@ class FieldFeed(Feed):
         """Draw what the next steps need."""
         super().draw(k, steps)
         if not self._whole:
-            self._where = self._positions(k, steps)
+            self._where = self._move(self._positions(k, steps))
 
     def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
         into = network.input
