@@ -44,14 +44,15 @@ class Network:
         successor: Tensor | None = None
         for i in reversed(range(len(architecture.layers))):
             full = (len(params), *self._shapes[i + 1], batch)
-            fits = successor is not None and successor.shape == full  # if the successor flattens, it will copy
-            made = self._make(i, successor if successor is not None and fits else params.new_empty(full))
+            # if the successor flattens, or reads from anywhere, the output gets its own buffer
+            into = successor if successor is not None and successor.shape == full else None
+            made = self._make(i, params.new_empty(full) if into is None else into, into is None)
             self._layers.insert(0, made)
             successor = made.input
         self.dropouts.reverse()
         self.input = successor
 
-    def _make(self, i: int, into: Tensor) -> layers.Layer:
+    def _make(self, i: int, into: Tensor, free: bool) -> layers.Layer:
         layer, shape, slot = self._architecture.layers[i], self._shapes[i], self._slots.get(i)
         overwrite = i > 0 and isinstance(self._architecture.layers[i - 1], OWNED) and i - 1 not in self._sources
         if slot is not None:
@@ -65,8 +66,9 @@ class Network:
         if isinstance(layer, spec.Shift):
             return features.Shift(layer.by)
         if isinstance(layer, spec.Activation):
-            none = layer.fn == "none" and layer.scale == 1
-            return activations.Identity() if none else activations.Activation(into, layer.fn, layer.scale, overwrite)
+            if layer.fn == "none" and layer.scale == 1:
+                return activations.Identity()
+            return activations.Activation(into, layer.fn, layer.scale, overwrite, free and i not in self._sources)
         self.dropouts.append(features.Dropout(into, self._factor))
         return self.dropouts[-1]
 
