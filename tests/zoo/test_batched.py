@@ -70,6 +70,33 @@ def test_equals_the_plain_loop(images, optimizer, activation):
     assert not torch.equal(tensors["conv2.weight"][0], tensors["conv2.weight"][1])
 
 
+@pytest.mark.parametrize("fn", ["relu", "leaky_relu", "tanh", "gelu"])
+def test_dropout_after_activations_equals_the_plain_loop(images, monkeypatch, fn):
+    """Dropout may work in the memory of the activation, and that in the memory of the convolution; by halves here."""
+    monkeypatch.setattr(blocking, "CACHE", 1)
+    monkeypatch.setattr(blocking, "FEWEST", BATCH)
+    act = Activation(fn)
+    layers = (
+        Conv(4, 3, 2),
+        act,
+        Dropout(),
+        Conv(5, 2),
+        act,
+        Dropout(),
+        MeanPool(),
+        Linear(6),
+        act,
+        Dropout(),
+        Linear(10),
+    )
+    plans = [replace(p, architecture=Architecture((1, 8, 8), layers)) for p in plans_of("sgd", fn, 8)[:2]]
+    assert part_size(plans[0].architecture, 2, BATCH) == BATCH // 2
+    tensors = train_block(plans, images, BATCH, torch.float64)
+    for i, plan in enumerate(plans):
+        for name, value in train_net(plan, images, BATCH, torch.float64).state_dict().items():
+            torch.testing.assert_close(tensors[name][i], value, rtol=1e-8, atol=1e-9)
+
+
 CHANGES = {
     "augmentation": {"flip": 0.5, "shift": 2},
     "label noise": {"label_noise": 0.4},

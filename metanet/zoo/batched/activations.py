@@ -53,25 +53,23 @@ FUNCTIONS: dict[str, tuple[Forward, Gradient]] = {
 
 
 READ_INPUT = ("gelu", "silu", "sin")  # functions whose gradient needs what they were given
+READ_SIGN = ("relu", "leaky_relu")  # functions whose gradient needs the sign of their output alone
 
 
 class Activation:
     """``fn(scale * x)``.
 
     Args:
-        into: Buffer for the output.
+        into: Buffer for the output; the layer before writes there, too, if that works.
         fn: Key of :data:`FUNCTIONS`.
         scale: Factor on the input.
         overwrite: Work in the memory of the input, which the layer before does not read any more.
-        free: Whether the output may lie elsewhere than in ``into``; then in the input's memory, too, if possible.
     """
 
-    input: Tensor | None = None
-
-    def __init__(self, into: Tensor, fn: str, scale: float, overwrite: bool, free: bool) -> None:
+    def __init__(self, into: Tensor, fn: str, scale: float, overwrite: bool) -> None:
         self._into, (self._forward, self._backward) = into, FUNCTIONS[fn]
         self._scale, self._overwrite = scale, overwrite
-        self._in_place = overwrite and free and fn not in READ_INPUT
+        self.input = into if overwrite and fn not in READ_INPUT else None
         self._x = self._grad = into.new_empty(0) if overwrite else into.new_empty(into.shape)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,8 +77,6 @@ class Activation:
         if self._scale != 1:
             x = x.mul_(self._scale) if self._overwrite else x * self._scale
         self._x = x
-        if self._in_place:
-            self._into = x
         self._forward(x, self._into)
         return self._into
 

@@ -155,15 +155,15 @@ class Dropout:
     Args:
         into: Buffer for the output.
         factor: Of each net, ``[k, 1]``.
+        in_place: Whether the layer before may write into ``into``, too: its gradient does not mind.
 
     Attributes:
         kept: Whether each feature of each image is kept, bools ``[k, features, batch]``.
     """
 
-    input: Tensor | None = None
-
-    def __init__(self, into: Tensor, factor: Tensor) -> None:
+    def __init__(self, into: Tensor, factor: Tensor, in_place: bool) -> None:
         self._into, self._factor = into, factor[..., None]
+        self.input = into if in_place else None
         self.kept: Tensor | None = None
         self._factors = into.new_empty(into.shape)
         self._rows = self._factors.flatten(1, -2)

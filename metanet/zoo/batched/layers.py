@@ -43,23 +43,24 @@ class Affine:
 
     Args:
         weight: Read at every call.
-        columns: Of ``x``: images, or positions times images.
+        into: Buffer for ``y``, ``[k, out, *positions, batch]``.
     """
 
     input: Tensor | None
 
-    def __init__(self, weight: Tensor, columns: int) -> None:
+    def __init__(self, weight: Tensor, into: Tensor) -> None:
         k, out, wide = weight.shape
-        self.weight = weight
-        self.x = weight.new_ones(k, wide, columns)
-        self.y = weight.new_empty(k, out, columns)
+        self.weight, self._into = weight, into
+        self.y = into.view(k, out, -1)
+        self.x = weight.new_ones(k, wide, self.y.shape[2])
         # of the parameters, summed over calls of backward; transposed, a product with few rows is twice as fast
         self._grad = weight.new_zeros(k, wide, out)
         self.grad = self._grad.transpose(1, 2)
 
     def product(self) -> Tensor:
-        """Return ``W @ x``."""
-        return torch.bmm(self.weight, self.x, out=self.y)
+        """Return ``W @ x``, in the shape of its buffer."""
+        torch.bmm(self.weight, self.x, out=self.y)
+        return self._into
 
     def gradients(self, grad: Tensor, into: Tensor | None) -> None:
         """Add the gradient of the parameters to ``grad``, and put that of ``x`` into ``into`` unless it is ``None``."""
@@ -72,9 +73,9 @@ class Affine:
 class Linear(Affine):
     """Affine map of flattened features."""
 
-    def __init__(self, shape: tuple[int, ...], weight: Tensor, batch: int, need_input: bool) -> None:
-        super().__init__(weight, batch)
-        full = (len(weight), *shape, batch)
+    def __init__(self, shape: tuple[int, ...], weight: Tensor, into: Tensor, need_input: bool) -> None:
+        super().__init__(weight, into)
+        full = (len(weight), *shape, into.shape[-1])
         self.input = self.x[:, :-1].view(full)
         self._grad_x = torch.empty_like(self.x) if need_input else None
         self._grad_input = self._grad_x[:, :-1].view(full) if self._grad_x is not None else self.input
@@ -98,14 +99,15 @@ class Conv(Affine):
     additions of the same values take two to five times as long.
     """
 
-    def __init__(self, shape: tuple[int, ...], layer: spec.Conv, weight: Tensor, batch: int, need_input: bool) -> None:
-        k, device = len(weight), weight.device
+    def __init__(
+        self, shape: tuple[int, ...], layer: spec.Conv, weight: Tensor, into: Tensor, need_input: bool
+    ) -> None:
+        super().__init__(weight, into)
+        k, batch, device = len(weight), into.shape[-1], weight.device
         found = tables(shape, layer, k)
-        super().__init__(weight, found.height * found.width * batch)
         self._patches = self.x.view(-1, batch)
         self._source = torch.cat([weight.new_zeros(k * prod(shape) + 1, batch), weight.new_ones(1, batch)])
         self.input = self._input = self._source[:-2].view(k, *shape, batch)
-        self._out = (k, layer.out, found.height, found.width, batch)
         self._rows = found.rows.to(device)
         self._bags = (found.order.to(device), found.starts.to(device)) if need_input else None
 
@@ -114,7 +116,7 @@ class Conv(Affine):
         if x is not self._input:
             self._input.copy_(x)
         torch.index_select(self._source, 0, self._rows, out=self._patches)
-        return self.product().view(self._out)
+        return self.product()
 
     def backward(self, grad: Tensor) -> Tensor:
         """Return the gradient of the input, if it is needed."""

@@ -33,7 +33,7 @@ class Network:
         factor: Tensor | None = None,
     ) -> None:
         self.grads = params.new_zeros(len(params), architecture.parameters)
-        self._params, self._batch, self._training = params, batch, training
+        self._params, self._training = params, training
         self._factor = params.new_ones(len(params), 1) if factor is None else factor
         self._architecture, self._shapes = architecture, architecture.shapes()
         self._slots = slots(architecture)
@@ -44,15 +44,14 @@ class Network:
         successor: Tensor | None = None
         for i in reversed(range(len(architecture.layers))):
             full = (len(params), *self._shapes[i + 1], batch)
-            # if the successor flattens, or reads from anywhere, the output gets its own buffer
-            into = successor if successor is not None and successor.shape == full else None
-            made = self._make(i, params.new_empty(full) if into is None else into, into is None)
+            fits = successor is not None and successor.shape == full  # if the successor flattens, it will copy
+            made = self._make(i, successor if successor is not None and fits else params.new_empty(full))
             self._layers.insert(0, made)
             successor = made.input
         self.dropouts.reverse()
         self.input = successor
 
-    def _make(self, i: int, into: Tensor, free: bool) -> layers.Layer:
+    def _make(self, i: int, into: Tensor) -> layers.Layer:
         layer, shape, slot = self._architecture.layers[i], self._shapes[i], self._slots.get(i)
         overwrite = i > 0 and isinstance(self._architecture.layers[i - 1], OWNED) and i - 1 not in self._sources
         if slot is not None:
@@ -68,8 +67,10 @@ class Network:
         if isinstance(layer, spec.Activation):
             if layer.fn == "none" and layer.scale == 1:
                 return activations.Identity()
-            return activations.Activation(into, layer.fn, layer.scale, overwrite, free and i not in self._sources)
-        self.dropouts.append(features.Dropout(into, self._factor))
+            return activations.Activation(into, layer.fn, layer.scale, overwrite)
+        before = self._architecture.layers[i - 1] if i > 0 and i - 1 not in self._sources else None
+        in_place = isinstance(before, spec.Activation) and before.fn in activations.READ_SIGN
+        self.dropouts.append(features.Dropout(into, self._factor, in_place))
         return self.dropouts[-1]
 
     def _weighted(
@@ -78,9 +79,9 @@ class Network:
         weight, need_input = slot.view(self._params), i > min(self._slots)
         made: layers.Conv | layers.Linear | features.BatchNorm
         if isinstance(layer, spec.Conv):
-            made = layers.Conv(shape, layer, weight, self._batch, need_input)
+            made = layers.Conv(shape, layer, weight, into, need_input)
         elif isinstance(layer, spec.Linear):
-            made = layers.Linear(shape, weight, self._batch, need_input)
+            made = layers.Linear(shape, weight, into, need_input)
         else:
             made = features.BatchNorm(into, weight, running_slots(self._architecture)[i].view(self._params))
             made.training = self._training

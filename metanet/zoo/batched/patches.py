@@ -22,15 +22,11 @@ class Tables(NamedTuple):
         rows: Row of the source for every row of the patches ``[k, C*K*K + 1, positions]``, flat.
         order: Rows of the patches, sorted by the row of the input that they hold, the last two left out.
         starts: Where in ``order`` each row of the input begins, so that its gradient is the sum of one bag of rows.
-        height: Rows of positions.
-        width: Columns of positions.
     """
 
     rows: Tensor
     order: Tensor
     starts: Tensor
-    height: int
-    width: int
 
 
 @lru_cache(maxsize=64)
@@ -39,11 +35,11 @@ def tables(shape: tuple[int, ...], layer: spec.Conv, nets: int) -> Tables:
     count, pad = prod(shape), [layer.padding] * 4
     values = functional.pad(torch.arange(count, dtype=torch.float64).view(shape), pad, value=-1).long()
     taps = values.unfold(1, layer.kernel, layer.stride).unfold(2, layer.kernel, layer.stride)
-    height, width = taps.shape[1:3]
+    positions = taps.shape[1] * taps.shape[2]
     taps = taps.permute(0, 3, 4, 1, 2).reshape(-1)  # C, K, K, rows, columns
     zeros, ones = nets * count, nets * count + 1
     own = torch.where(taps >= 0, taps + count * torch.arange(nets)[:, None], zeros)
-    rows = torch.cat([own, torch.full((nets, height * width), ones)], dim=1).flatten()
+    rows = torch.cat([own, torch.full((nets, positions), ones)], dim=1).flatten()
     sizes = rows.bincount(minlength=ones + 1)[:zeros]
     order = rows.argsort(stable=True)[: int(sizes.sum())]
-    return Tables(rows.int(), order.int(), (sizes.cumsum(0) - sizes).int(), height, width)
+    return Tables(rows.int(), order.int(), (sizes.cumsum(0) - sizes).int())
