@@ -5,9 +5,9 @@ python benchmarks/zoo_build.py [--quick] [--json FILE]
 All three train the same nets of a recipe, with the same seeds, at the recipe's own batch size; that they are the same
 is checked in float64 after a few steps. A fourth row is the plain loop with PyTorch's own dropout, whose nets are
 others: to see that the loop is not held up by drawing what the builder draws. Times are CPU seconds of one thread, the
-best of five runs of each in turn, so that other work on the machine counts little. The floor counts multiply-adds of
-all products at the rate of a large matrix product, and sines and cosines at the rate of ``torch.sin``, both measured in
-this run; bytes are what a step touches once.
+best of at least five runs of each in turn, so that other work on the machine counts little. The floor counts
+multiply-adds of all products at the rate of a large matrix product, and sines and cosines at the rate of ``torch.sin``,
+both measured in this run; bytes are what a step touches once.
 Exits with 1 if nets differ, or if the builder is slower than asked (full run only).
 """
 
@@ -43,7 +43,7 @@ from metanet.zoo.recipe import load_recipe
 TOGETHER = 8  # nets that torch.vmap trains at once
 SHORT = 5  # steps after which all must agree
 TOLERANCE = 1e-6
-ROUNDS = 5
+ROUNDS, ENOUGH = 5, 40.0  # at least so many rounds, and until so many seconds are spent on a recipe
 Data = Images | Fields
 Nets = dict[int, dict[str, Tensor]]
 Train = Callable[[Sequence[NetPlan], Data, int, torch.dtype], Nets]
@@ -155,22 +155,23 @@ class _NoNetwork:
 
 def _batch(feed: Feed, t: int, k: int, images: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return inputs and targets of a step, nets first and then the batch, and dropout factors likewise."""
-    x, truth = feed._data(_NoNetwork(k), t, slice(0, feed.part))  # type: ignore[arg-type]
+    x, truth = feed._data(_NoNetwork(k), t, 0)  # type: ignore[arg-type]
     factors = [(kept[t, 0] * feed.factor[:, :, None]).movedim(-1, 1) for kept in feed._kept]
     return x.movedim(-1, 1), truth.argmin(dim=1) if images else truth.movedim(-1, 1), factors
 
 
-def seconds(ways: dict[str, Train], plans: Sequence[NetPlan], data: Data, size: int, rounds: int) -> dict[str, float]:
+def seconds(ways: dict[str, Train], plans: Sequence[NetPlan], data: Data, size: int, quick: bool) -> dict[str, float]:
     """Return CPU seconds of each way, the best of some rounds in turn, after a short one."""
     short = [replace(p, hyperparameters=p.hyperparameters | {"steps": 2}) for p in plans]
     for train in ways.values():
         train(short, data, size, torch.float32)
-    best = dict.fromkeys(ways, float("inf"))
-    for _ in range(rounds):
+    best, began, rounds = dict.fromkeys(ways, float("inf")), time.process_time(), 0
+    while rounds < (1 if quick else ROUNDS) or (not quick and time.process_time() - began < ENOUGH):
         for name, train in ways.items():
             start = time.process_time()
             train(plans, data, size, torch.float32)
             best[name] = min(best[name], time.process_time() - start)
+        rounds += 1
     return best
 
 
@@ -229,7 +230,7 @@ def measure(case: Case, machine: dict[str, float], quick: bool) -> tuple[list[di
     floor = (flops / machine["GFLOP/s"] * 1e-3 + sines * machine["ns/sine"] * 1e-3) * size  # microseconds a step
     rows = []
     drops = any(isinstance(layer, spec.Dropout) for layer in plans[0].architecture.layers)
-    best = seconds((USUAL if drops else {}) | WAYS, plans, data, size, 1 if quick else ROUNDS)
+    best = seconds((USUAL if drops else {}) | WAYS, plans, data, size, quick)
     found = {name: value / (len(plans) * steps) * 1e6 for name, value in best.items()}
     for name in best:
         rows.append(

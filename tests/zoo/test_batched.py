@@ -122,7 +122,8 @@ def test_hyperparameters_mean_the_same_in_the_plain_loop(images, name):
 
 
 def test_parts_of_a_batch_add_up(images, monkeypatch):
-    plans = plans_of("adam", "tanh", 6)
+    moved = {"flip": 0.5, "shift": 1}
+    plans = [replace(p, hyperparameters=p.hyperparameters | moved) for p in plans_of("adam", "tanh", 6)]
     whole = train_block(plans, images, BATCH, torch.float64)
     monkeypatch.setattr(blocking, "CACHE", 1)
     monkeypatch.setattr(blocking, "FEWEST", 1)

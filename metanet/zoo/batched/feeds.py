@@ -53,7 +53,7 @@ class Feed(ABC):
     def step(self, network: Network, t: int) -> None:
         """Add the gradients of step ``t`` of those drawn, part of the batch by part."""
         for number in range(self._batch // self.part):
-            x, truth = self._data(network, t, slice(number * self.part, (number + 1) * self.part))
+            x, truth = self._data(network, t, number)
             out = network.forward(x, [layer[t, number] for layer in self._kept] or None)
             network.backward(self._gradient(out, truth))
 
@@ -64,9 +64,14 @@ class Feed(ABC):
     def _positions(self, k: int, steps: int) -> np.ndarray:
         return np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1)
 
+    def _parts(self, array: np.ndarray) -> Tensor:
+        """Move ``[steps, k, ..., batch]`` as ``[steps, parts, k, ..., part]``: each part of a step is one piece."""
+        cut = array.reshape(*array.shape[:-1], -1, self.part)
+        return self._move(np.ascontiguousarray(np.moveaxis(cut, -2, 1)))
+
     @abstractmethod
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        """Return inputs ``[k, *input, part]`` and targets."""
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return inputs ``[k, *input, part]`` of a part of step ``t`` of those drawn, and targets."""
 
     @abstractmethod
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
@@ -87,24 +92,24 @@ class ImageFeed(Feed):
         super().draw(k, steps)
         where = self._positions(k, steps)
         truth = np.stack([classes[where[:, i]] for i, classes in enumerate(self._classes[:k])], axis=1)
-        self._where = self._move(where)
-        self._truth = self._params.new_zeros(steps, k, self._architecture.shapes()[-1][0], self._batch)
-        self._truth.scatter_(2, self._move(truth)[:, :, None], -1 / self._batch)
+        self._where = self._parts(where).flatten(2)
+        classes = self._parts(truth)[:, :, :, None]
+        self._truth = self._params.new_zeros(*classes.shape[:3], self._architecture.shapes()[-1][0], self.part)
+        self._truth.scatter_(3, classes, -1 / self._batch)
         if any(stream.augments for stream in self._streams):
-            self._moves = self._move(np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1))
+            moves = np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1)
+            self._moves = self._parts(moves.swapaxes(2, 3)).transpose(3, 4).flatten(2, 3)
 
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        where = self._where[t, :, part]
-        k, batch = where.shape
-        images = self._pixels.index_select(0, where.flatten())
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        images = self._pixels.index_select(0, self._where[t, number])
         if self._moves is not None:
-            images = move_images(images, self._moves[t, :, part].flatten(0, 1))
-        x = network.input
+            images = move_images(images, self._moves[t, number])
+        k, x = len(network.grads), network.input
         if x is None or not x.is_contiguous():
-            x = images.new_empty(k, *images.shape[1:], batch)
-        for net, own in zip(x.flatten(1, -2), images.view(k, batch, -1), strict=True):
+            x = images.new_empty(k, *images.shape[1:], self.part)
+        for net, own in zip(x.view(k, -1, self.part), images.view(k, self.part, -1), strict=True):
             net.copy_(own.T)  # of matrices, PyTorch has a fast transpose
-        return x, self._truth[t, :, :, part]
+        return x, self._truth[t, number]
 
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
         """Return ``softmax(out) / batch + truth``, where ``truth`` is ``-1 / batch`` for the true class, else 0."""
@@ -128,8 +133,8 @@ class FieldFeed(Feed):
         if not self._whole:
             self._where = self._move(self._positions(k, steps))
 
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        into = network.input
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        part, into = slice(number * self.part, (number + 1) * self.part), network.input
         k = len(network.grads)
         if self._whole:
             x = self._points[:, part].expand(k, -1, -1)

@@ -18,10 +18,11 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from metanet.zoo import architecture as spec
 from metanet.zoo.batched.patches import tables
+
+SUM = 0  # mode of embedding_bag; the function of torch.nn.functional takes as long to check its arguments
 
 
 class Layer(Protocol):
@@ -125,4 +126,4 @@ class Conv(Affine):
             return self._input
         self.gradients(grad, self.x)  # in the memory of the patches, which nothing reads any more
         order, starts = self._bags
-        return functional.embedding_bag(order, self._patches, starts, mode="sum").view_as(self._input)
+        return torch.embedding_bag(self._patches, order, starts, mode=SUM)[0].view_as(self._input)
