@@ -13,7 +13,7 @@ from metanet.space import rules  # noqa: F401  (importing the package registers 
 from metanet.space.axes import Dim, settle
 from metanet.space.exporting import Inputs, Program
 from metanet.space.gauge import infer_gauges
-from metanet.space.recording import capture
+from metanet.space.record import capture
 from metanet.space.resolve import Names, resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace

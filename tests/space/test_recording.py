@@ -4,12 +4,12 @@ from torch import nn
 
 import metanet
 from metanet.errors import SpaceError
-from metanet.space import recording
-from metanet.space.exporting import export
+from metanet.space import record as recording
+from metanet.space.exporting import evaluating, export
 
 
 def program(module, *inputs):
-    with recording.evaluating(module):
+    with evaluating(module):
         return recording.Recorder().run(module, inputs, {})
 
 
