@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import fx
@@ -18,7 +17,7 @@ from metanet.space.axes import Dim, find, leaves
 from metanet.space.calls import argument, bind, is_real, operation_name
 from metanet.space.gauge.behaviour import POSITIVE, SIGN
 from metanet.space.gauge.demands import Moved, each, flat
-from metanet.space.gauge.forms import Form, Key, Unknown
+from metanet.space.gauge.forms import Form, Key
 from metanet.space.gauge.operations import Operations
 from metanet.space.walk import Value, Walk
 
@@ -50,7 +49,7 @@ class GaugePass(Operations):
             for dims, dim in sides:
                 self.uses.setdefault(draft.tensor, {})[dims, find(dim)] = None
 
-    def run(self) -> list[dict[Unknown, Fraction]]:
+    def run(self) -> list[Form]:
         """The basis of all gauges that the network allows."""
         for node in self.nodes:
             value = self.walk.values.get(node)
@@ -75,9 +74,7 @@ class GaugePass(Operations):
         own = {atom for dim in value.dims for atom in leaves(dim)}  # a label that had to be frozen may name others
         for dims, label in (*uses, *rest):
             for key in (k for k in self._keys(label) if k <= own):
-                unknown = Unknown(name, dims, key)
-                self.system.unknowns[unknown] = None
-                sides.setdefault(dims, {})[key] = forms[key] = {unknown: Fraction(1)}
+                sides.setdefault(dims, {})[key] = forms[key] = {self.system.unknown(name, dims, key): 1}
         return Moved(value, forms, sides)
 
     def _call(self, node: fx.Node, value: Any) -> Any:
@@ -87,7 +84,7 @@ class GaugePass(Operations):
             return args[0][args[1]] if isinstance(args[0], tuple) else None
         namespace, _, name = operation_name(node).rpartition(".")
         args, _ = bind(node, args, kwargs)
-        items = list(flat((args, kwargs)))
+        items = flat((args, kwargs))
         if name not in CONTRACTIONS and not (isinstance(value, Value) and value.origin):
             self.untangle(items)
         special: Callable[..., Any] | None = getattr(self, f"op_{name}", None) if namespace == "aten" else None
