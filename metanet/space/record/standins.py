@@ -59,7 +59,19 @@ class Layout:
         return whole.as_strided(self.shape, self.stride, self.offset)
 
 
-layout = functools.lru_cache(maxsize=1 << 16)(Layout)
+_layout = functools.lru_cache(maxsize=1 << 16)(Layout)
+
+
+def layout(
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    offset: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    trained: bool = False,
+) -> Layout:
+    """The one layout of that description."""
+    return _layout(shape, stride, offset, dtype, device, trained)  # a default left out is another key
 
 
 def layout_of(tensor: Tensor, device: torch.device | None = None, trained: bool = False) -> Layout:
@@ -71,7 +83,12 @@ def layout_of(tensor: Tensor, device: torch.device | None = None, trained: bool 
     if tensor.layout is not torch.strided or tensor.is_quantized:
         raise Unrecorded(f"a tensor is {tensor.layout}")
     return layout(
-        tuple(tensor.shape), tensor.stride(), tensor.storage_offset(), tensor.dtype, device or tensor.device, trained
+        tuple(tensor.shape),
+        tensor.stride(),
+        int(tensor.storage_offset()),
+        tensor.dtype,
+        device or tensor.device,
+        trained,
     )
 
 

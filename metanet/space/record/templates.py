@@ -33,8 +33,9 @@ class Arguments:
         self.tensors: dict[Entry, StandIn] = {}
         self._numbers: dict[Entry, int] = {}
         self._lift = lift
-        parts: list[Any] = [func]
+        parts: list[Any] = [func, torch.get_default_dtype(), torch.is_autocast_enabled("cpu")]  # what else types follow
         self._read(args, parts)
+        parts.append(...)
         for name, item in kwargs.items():
             parts.append(name)
             self._read((item,), parts)
