@@ -159,11 +159,14 @@ CASES = [
     (aten.relu.default, (torch.arange(3),)),
     (aten.add.Tensor, (A, A)), (aten.add.Tensor, (A, B)), (aten.mul.Tensor, (B, A)), (aten.mul.Tensor, (LAST, LAST)),
     (aten.mul.Tensor, (LAST, B)), (aten.add.Tensor, (A, 1)), (aten.div.Tensor, (A, torch.tensor(2))),
-    (aten.add.Tensor, (A[:1], A[:, :1])), (aten.add.Tensor, (A, A.double())),
+    (aten.empty.memory_format, ([2, 3],)), (aten.add.Tensor, (A[:1], A[:, :1])), (aten.add.Tensor, (A, A.double())),
     (aten.linear.default, (M, torch.randn(7, 5), torch.randn(7))), (aten.mm.default, (M, N)),
     (aten.mm.default, (N.t(), M.t())), (aten.bmm.default, (A[0], A[1])),
     (aten.addmm.default, (torch.randn(2), M, N)), (aten.cat.default, ([A, A], 1)),
     (aten.cat.default, ([LAST, LAST], 1)),
+    (aten.linear.default, (LAST, torch.randn(7, 6), torch.randn(7))), (aten.linear.default, (LAST, torch.randn(7, 6))),
+    (aten.linear.default, (A[0].transpose(0, 1), torch.randn(7, 6), torch.randn(7))),
+    (aten._native_batch_norm_legit_no_training.default, (LAST, V, V, V, V, 0.1, 1e-5)),
     (aten.convolution.default, (A, torch.randn(8, 4, 3, 3), None, [2, 2], [1, 1], [1, 1], False, [0, 0], 1)),
     (aten.convolution.default, (LAST, torch.randn(8, 1, 3, 3), torch.randn(8), [1], [1], [2], False, [0], 4)),
     (aten.convolution.default, (A, torch.randn(4, 2, 2, 2), None, [2, 2], [0, 0], [1, 1], True, [0, 0], 1)),
@@ -180,6 +183,9 @@ CASES = [
 ]  # fmt: skip
 
 
+NAMED = {aten.empty.memory_format: {"dtype": torch.float32, "device": torch.device("cpu"), "pin_memory": False}}
+
+
 def stood_in(item):
     if isinstance(item, torch.Tensor):
         return StandIn.of(layout_of(item), Memory(), None)
@@ -190,8 +196,8 @@ def stood_in(item):
 def test_rules_tell_what_running_tells(number):
     func, args = CASES[number]
     args = tuple(stood_in(a) for a in args)
-    told = outcomes.outcome(func, args, {})
-    assert told == outcomes._run(func, args, {})
+    named = NAMED.get(func, {})
+    assert outcomes.outcome(func, args, named) == outcomes._run(func, args, named)
     tried = {f for f, _ in CASES}
     shared = {rule for f, rule in outcomes.RULES.items() if f in tried}
     assert shared == set(outcomes.RULES.values())  # no rule without a case

@@ -41,6 +41,7 @@ class GaugePass(Operations):
         self.walk, self.nodes = walk, nodes
         self.table = SIGN if modulus else POSITIVE
         self.moved: dict[fx.Node, Any] = {}
+        self.found: dict[Dim, tuple[Key, ...]] = {}
         self.uses: dict[str, dict[tuple[tuple[int, ...], Dim], None]] = {}
         self.written = {a for draft in walk.links for a in leaves(draft.target)}
         for draft in walk.links:
@@ -73,7 +74,7 @@ class GaugePass(Operations):
         rest = [((d,), dim) for d, dim in enumerate(value.dims) if d not in linked]
         own = {atom for dim in value.dims for atom in leaves(dim)}  # a label that had to be frozen may name others
         for dims, label in (*uses, *rest):
-            for key in (k for k in self._keys(label) if k <= own):
+            for key in (k for k in self._keys_of(label) if k <= own):
                 sides.setdefault(dims, {})[key] = forms[key] = {self.system.unknown(name, dims, key): 1}
         return Moved(value, forms, sides)
 
@@ -95,6 +96,13 @@ class GaugePass(Operations):
         for item in items:
             self.kill(item)
         return each(value, Moved)
+
+    def _keys_of(self, dim: Dim) -> tuple[Key, ...]:
+        """The keys of a dim, found once."""
+        node = find(dim)
+        if node not in self.found:
+            self.found[node] = tuple(self._keys(node))
+        return self.found[node]
 
     def _keys(self, dim: Dim) -> Iterator[Key]:
         """The key of every piece of a dim: its neurons, and what else weights write (ordered or not)."""

@@ -122,6 +122,14 @@ def _copied(x: Any, memory_format: torch.memory_format | None = None) -> Outcome
     return _elementwise(x) if memory_format in (None, torch.preserve_format) and type(x) is StandIn else None
 
 
+def _made(size: Any, dtype: Any = None, device: Any = None, **named: Any) -> Outcome | None:
+    """A tensor whose values do not matter."""
+    if dtype is None or device is None or set(named.values()) - {None, False, torch.strided}:
+        return None
+    shape = tuple(size)
+    return layout(shape, row_major(shape), 0, dtype, torch.device(device)), None
+
+
 def _overwritten(x: Any, y: Any, *rest: Any) -> Outcome | None:
     return _dense(x.known.shape, x.known) if not rest and _usual(x, y) and x.known.shape == y.known.shape else None
 
@@ -155,7 +163,7 @@ def _biased(bias: Any, x: Any, y: Any, **named: Any) -> Outcome | None:
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Outcome | None:
-    if not _usual(x, weight, bias) or x.ndim < 2 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
+    if not _real(x, weight, bias) or x.ndim < 2 or weight.ndim != 2 or x.shape[-1] != weight.shape[1]:
         return None
     return _dense((*x.known.shape[:-1], weight.known.shape[0]), x.known)
 
@@ -186,9 +194,8 @@ def _pair(numbers: Any) -> Any:
 
 def _batch_norm(x: Any, *vectors: Any) -> list[Outcome] | None:
     """A batch norm in eval mode: it yields no statistics."""
-    if not _usual(x, *vectors[:4]):
-        return None
-    return [_dense(x.known.shape, x.known), _dense((0,), x.known), _dense((0,), x.known)]
+    result = _elementwise(x) if _usual(*vectors[:4]) and _real(x, *vectors[:4]) else None
+    return [result, _dense((0,), x.known), _dense((0,), x.known)] if result is not None else None
 
 
 def _batch_statistics(x: Any, weight: Any, bias: Any, *rest: Any) -> list[Outcome] | None:
@@ -244,6 +251,7 @@ RULES: dict[Any, Callable[..., Any]] = {
     aten._native_batch_norm_legit.no_stats: _batch_statistics,
     aten.cat.default: _cat,
     aten.clone.default: _copied,
+    aten.empty.memory_format: _made,
     aten.copy.default: _overwritten,
     aten._softmax.default: _normalised,
     aten.mean.dim: _reduced,
