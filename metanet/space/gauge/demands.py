@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from metanet.space.axes import Dim, find, leaves
 from metanet.space.gauge.forms import Form, Key, Number, System, choose, combine
 from metanet.space.walk import Value
+
+NUMBERS = frozenset((int, float, bool, type(None)))
 
 
 @dataclass(frozen=True)
@@ -186,18 +188,21 @@ def split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], di
 def flat(items: Any) -> list[Moved]:
     """All moved values within nested arguments."""
     found: list[Moved] = []
-    _flatten(items, found)
+    _flatten((items,), found)
     return found
 
 
-def _flatten(items: Any, found: list[Moved]) -> None:
-    if isinstance(items, Moved):
-        found.append(items)
-    elif isinstance(items, list | tuple):
-        for item in items:
+def _flatten(items: Iterable[Any], found: list[Moved]) -> None:
+    for item in items:
+        kind = type(item)
+        if kind is Moved:
+            found.append(item)
+        elif kind in NUMBERS:  # most arguments are
+            continue
+        elif isinstance(item, list | tuple):
             _flatten(item, found)
-    elif isinstance(items, dict):
-        _flatten(list(items.values()), found)
+        elif isinstance(item, dict):
+            _flatten(item.values(), found)
 
 
 def each(value: Any, make: Callable[[Value], Moved]) -> Any:

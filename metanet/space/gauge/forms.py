@@ -123,10 +123,10 @@ class System:
 
 def _expand(form: Form, ordered: Mapping[Dim, None]) -> Iterator[Form]:
     """A form once for every combination of entries on the ordered atoms that it leaves open."""
-    left = [a for a in ordered if any(a in u.key and a not in dict(u.chosen) for u in form)]
-    if not left:
+    if all(u.key.isdisjoint(ordered) for u in form):
         yield form
         return
+    left = [a for a in ordered if any(a in u.key and a not in dict(u.chosen) for u in form)]
     for entries in itertools.product(*(range(a.size) for a in left)):
         expanded = form
         for atom, entry in zip(left, entries, strict=True):
