@@ -16,6 +16,7 @@ from safetensors import safe_open
 from metanet.space import WeightSpace
 from metanet.zoo.architecture import AFFINE, Add
 from metanet.zoo.draws import splits
+from metanet.zoo.functions import ARCHITECTURES
 from metanet.zoo.recipe import Recipe
 from metanet.zoo.shards import HEADER, Shard
 from metanet.zoo.store import CARD, TABLE
@@ -127,7 +128,7 @@ def _card(
         "source": recipe.source,
         "nets": recipe.nets,
         "recipe": recipe.digest,
-        "architectures": {space.digest: shard.architecture.to_dict() for shard, space, _ in shards},
+        ARCHITECTURES: {space.digest: shard.architecture.to_dict() for shard, space, _ in shards},
         "columns": {name: {"unit": SCHEMA[name][1], "meaning": SCHEMA[name][2]} for name in columns},
         "sha256": dict(sorted(sums.items())),
     }

@@ -24,7 +24,9 @@ from metanet.space import WeightSpace, trace
 from metanet.space.infer import infer
 from metanet.symmetry.move import check_state
 from metanet.zoo.catalogue import zoos_folder
+from metanet.zoo.functions import ARCHITECTURES
 from metanet.zoo.progress import Progress
+from metanet.zoo.readers.networks import Declared
 from metanet.zoo.readers.registry import Blueprint, Source, SourceNet, ZooFormat, find_format
 from metanet.zoo.split import SPLITS, split_runs
 from metanet.zoo.store import ModelZoo, read_zoo, shard_path
@@ -142,6 +144,7 @@ class Collector:
         self.rows: list[dict[str, Any]] = []
         self.unreadable: list[dict[str, str]] = []
         self.spaces: dict[str, WeightSpace] = {}
+        self.architectures: dict[str, Any] = {}
         self._known: dict[Any, WeightSpace] = {}
         self._waiting: dict[str, list[Mapping[str, Tensor]]] = {}
         self._bytes: dict[str, int] = {}
@@ -158,6 +161,8 @@ class Collector:
         tensors = {name: net.tensors[name].detach().contiguous() for name in space.tensor}
         digest = space.digest
         self.spaces.setdefault(digest, space)
+        if isinstance(net.blueprint, Declared):
+            self.architectures.setdefault(digest, net.blueprint.architecture.to_dict())
         waiting = self._waiting.setdefault(digest, [])
         if waiting and any(tensors[name].dtype != waiting[0][name].dtype for name in tensors):
             self.flush(digest)  # a stacked tensor has one type
@@ -250,4 +255,5 @@ def _card(
         "notes": list(source.notes),
         "columns": {n: dict(zip(("unit", "meaning"), meanings.get(n, ("", "")), strict=True)) for n in names},
         "unreadable": collector.unreadable,
+        ARCHITECTURES: collector.architectures,
     }

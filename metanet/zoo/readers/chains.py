@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metanet.errors import ZooError
-from metanet.zoo.readers.networks import activation
+from metanet.zoo.architecture import Add, Architecture, Conv, Layer, Linear, MaxPool, MeanPool
+from metanet.zoo.readers.networks import Declared, declared
 
 SIDES = range(8, 129)
+SIDE = 32  # of CIFAR-10's images
 
 
 @dataclass(frozen=True)
@@ -51,21 +52,17 @@ class PooledBlueprint:
                 return side
         raise ZooError(f"layers of shapes {[list(s) for s in self.shapes]} do not follow one another")
 
-    def module(self) -> tuple[nn.Module, Tensor]:
-        """The network, and an image."""
-        out, side = nn.Sequential(), self.side()
-        for name, shape in zip(self.names(), self.shapes, strict=True):
-            if name == "linear1":
-                out.add_module("flatten", nn.Flatten())
+    def declared(self) -> Declared:
+        """The network, for images of :meth:`side`."""
+        layers: list[Layer] = []
+        for shape in self.shapes:
             if len(shape) == 4:
-                out.add_module(name, nn.Conv2d(shape[1], shape[0], shape[-1]))
-                if shape[-1] > 2:
-                    out.add_module(f"pool_{name}", nn.MaxPool2d(2))
+                layers += [Conv(shape[0], kernel=shape[-1]), *([MaxPool(2)] if shape[-1] > 2 else [])]
             else:
-                out.add_module(name, nn.Linear(shape[1], shape[0]))
-            if name != self.names()[-1]:
-                out.add_module(f"act_{name}", activation(self.nonlinearity))
-        return out, torch.zeros(1, self.shapes[0][1], side, side)
+                layers.append(Linear(shape[0]))
+            layers.append(declared(self.nonlinearity))
+        side, names = self.side(), tuple(self.names())
+        return Declared(Architecture((self.shapes[0][1], side, side), tuple(layers[:-1]), names))
 
     @staticmethod
     def rename(state: Mapping[str, Tensor], nonlinearity: str) -> tuple[PooledBlueprint, dict[str, Tensor]]:
@@ -90,66 +87,44 @@ class PooledBlueprint:
         return blueprint, {f"{new}.{k}": state[f"{old}.{k}"] for new, old in named for k in ("weight", "bias")}
 
 
-@dataclass(frozen=True)
-class ParkBlueprint:
-    """A CNN of the CNN Wild Park: residual sums where ``residual`` says so, mean over positions, one linear layer.
+def park_cnn(
+    channels: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    residual: Sequence[int],
+    nonlinearities: Sequence[str],
+    classes: int,
+) -> Declared:
+    """A CNN of the CNN Wild Park: residual sums over the first channels, mean over positions, one linear layer.
 
     Source: Kofinas et al. 2024 (arXiv:2403.12143).
 
-    Attributes:
+    Args:
         channels: Input channels, then those of every layer.
         kernels: Kernel width of each layer.
         strides: Stride of each layer.
         paddings: Padding of each layer.
-        residual: For each layer, the layer whose output is added to its own, or -1.
+        residual: For each layer, the layer whose output is added to its own before its nonlinearity, or -1.
         nonlinearities: Of each layer.
         classes: Outputs.
+
+    Raises:
+        ZooError: The settings of the layers are not equally many, or do not fit each other.
     """
-
-    channels: tuple[int, ...]
-    kernels: tuple[int, ...]
-    strides: tuple[int, ...]
-    paddings: tuple[int, ...]
-    residual: tuple[int, ...]
-    nonlinearities: tuple[str, ...]
-    classes: int
-
-    def module(self) -> tuple[nn.Module, Tensor]:
-        """The network, and an image of 32x32."""
-        return ParkNet(self), torch.zeros(1, self.channels[0], 32, 32)
-
-
-class ParkNet(nn.Module):
-    """The network of a :class:`ParkBlueprint`; names of tensors are those of the published files."""
-
-    def __init__(self, blueprint: ParkBlueprint) -> None:
-        super().__init__()
-        self.residual = blueprint.residual
-        steps = zip(blueprint.kernels, blueprint.strides, blueprint.paddings, strict=True)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(a, b, kernel, stride, padding)
-            for a, b, (kernel, stride, padding) in zip(blueprint.channels, blueprint.channels[1:], steps, strict=False)
-        )
-        self.activations = nn.ModuleList(map(activation, blueprint.nonlinearities))
-        self.fc = nn.Linear(blueprint.channels[-1], blueprint.classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits of images ``[B, channels[0], H, W]``."""
-        kept: list[Tensor] = []
-        for layer, act, earlier in zip(self.layers, self.activations, self.residual, strict=True):
-            x = layer(x)
-            if earlier > -1:
-                x = add_channels(x, kept[earlier])
-            x = act(x)
-            kept.append(x)
-        return self.fc(x.mean((2, 3)))
-
-
-def add_channels(x: Tensor, earlier: Tensor) -> Tensor:
-    """Add the first channels, as many as both have, and leave the others as they are."""
-    shared = min(x.shape[1], earlier.shape[1])
-    total = x[:, :shared] + earlier[:, :shared]
-    return total if shared == x.shape[1] else torch.cat([total, x[:, shared:]], 1)
+    settings = (channels[1:], kernels, strides, paddings, residual, nonlinearities)
+    if len({len(given) for given in settings}) != 1:
+        raise ZooError(f"the settings are of {[len(given) for given in settings]} layers")
+    layers: list[Layer] = []
+    ends: list[int] = []  # position of the last layer of each block
+    for written, kernel, stride, padding, earlier, name in zip(*settings, strict=True):
+        layers.append(Conv(written, kernel, stride, padding))
+        if earlier >= len(ends):
+            raise ZooError(f"layer {len(ends)} adds the output of layer {earlier}, which is not known yet")
+        layers += [*([Add(ends[earlier])] if earlier > -1 else []), declared(name)]
+        ends.append(len(layers) - 1)
+    names = (*(f"layers.{i}" for i in range(len(ends))), "fc")
+    return Declared(Architecture((channels[0], SIDE, SIDE), (*layers, MeanPool(), Linear(classes)), names))
 
 
 def per_layer(value: int | Sequence[int], count: int) -> tuple[int, ...]:

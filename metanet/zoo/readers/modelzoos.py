@@ -173,7 +173,7 @@ def as_net(state: Mapping[str, Tensor], labels: dict[str, Any]) -> SourceNet:
     kind = str(labels["activation"]) if labels.get("activation") else None
     if kind is not None and all(LAYER.fullmatch(name) for name in state):
         blueprint, tensors = PooledBlueprint.rename(state, kind)
-        return SourceNet(tensors, labels, blueprint=blueprint)
+        return SourceNet(tensors, labels, blueprint=blueprint.declared())
     return SourceNet(state, labels, activation=kind)
 
 

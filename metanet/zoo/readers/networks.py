@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from metanet.errors import ZooError
+from metanet.zoo.architecture import ACTIVATIONS as DECLARED
+from metanet.zoo.architecture import Activation, Architecture, Layer, Linear, Shift
+from metanet.zoo.plain import SmallCNN
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -34,16 +37,16 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name.lower()]()
 
 
-class Sine(nn.Module):
-    """``sin(frequency * x)``."""
+def declared(name: str) -> Activation:
+    """The layer of a nonlinearity, in a declared architecture.
 
-    def __init__(self, frequency: float = 30.0) -> None:
-        super().__init__()
-        self.frequency = frequency
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply it."""
-        return torch.sin(self.frequency * x)
+    Raises:
+        ZooError: Its name is not known.
+    """
+    found = {"leakyrelu": "leaky_relu"}.get(name.lower(), name.lower())
+    if found not in DECLARED:
+        raise ZooError(f"Unknown activation: got '{name}'. Accepted: {', '.join(DECLARED)}.")
+    return Activation(found)
 
 
 def place(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
@@ -60,44 +63,27 @@ def place(root: nn.Module, path: str, item: nn.Module | nn.Parameter) -> None:
 
 
 @dataclass(frozen=True)
-class SirenBlueprint:
-    """An implicit neural representation: linear layers, ``sin(frequency x)`` between them (arXiv:2006.09661).
+class Declared:
+    """A net whose layers a recipe could declare; the zoo's card keeps them, so that its function stays known.
 
     Attributes:
-        names: Names of the linear layers.
-        sizes: Coordinates read, then values written by each layer.
-        frequency: Factor inside the sine.
-        offset: Added to the output.
+        architecture: The layers, with the names that the tensors have.
     """
 
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    frequency: float = 30.0
-    offset: float = 0.0
+    architecture: Architecture
 
     def module(self) -> tuple[nn.Module, Tensor]:
-        """The network, with a few coordinates."""
-        return Siren(self), torch.zeros(4, self.sizes[0])
+        """The network, with a few inputs."""
+        return SmallCNN(self.architecture), torch.zeros(2, *self.architecture.input)
 
 
-class Siren(nn.Module):
-    """The network of a :class:`SirenBlueprint`."""
+def siren(tensors: Sequence[tuple[str, Tensor]], frequency: float = 30.0, offset: float = 0.0) -> Declared:
+    """An implicit neural representation: linear layers, ``sin(frequency x)`` between them (arXiv:2006.09661).
 
-    def __init__(self, blueprint: SirenBlueprint) -> None:
-        super().__init__()
-        self.blueprint, self.sine = blueprint, Sine(blueprint.frequency)
-        for name, (read, written) in zip(blueprint.names, pairwise(blueprint.sizes), strict=True):
-            place(self, name, nn.Linear(read, written))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Values at coordinates ``[n, sizes[0]]``, which the published zoos take from -1 to 1."""
-        for name in self.blueprint.names[:-1]:
-            x = self.sine(self.get_submodule(name)(x))
-        return self.get_submodule(self.blueprint.names[-1])(x) + self.blueprint.offset
-
-
-def siren(tensors: Sequence[tuple[str, Tensor]], frequency: float = 30.0, offset: float = 0.0) -> SirenBlueprint:
-    """The blueprint of an implicit neural representation with these tensors.
+    Args:
+        tensors: Names and tensors, in order.
+        frequency: Factor inside the sine.
+        offset: Added to the output.
 
     Raises:
         ZooError: They are no linear layers, each reading what the one before writes.
@@ -113,4 +99,8 @@ def siren(tensors: Sequence[tuple[str, Tensor]], frequency: float = 30.0, offset
     if not names or {name: tuple(t.shape) for name, t in state.items()} != wanted:
         got = ", ".join(f"{name} {list(t.shape)}" for name, t in state.items())
         raise ZooError(f"these tensors are no chain of linear layers with biases: got {got or 'none'}")
-    return SirenBlueprint(names, sizes, frequency, offset)
+    layers: list[Layer] = []
+    for size in sizes[1:-1]:
+        layers += [Linear(size), Activation("sin", scale=frequency)]
+    layers += [Linear(sizes[-1]), *([Shift(offset)] if offset else [])]
+    return Declared(Architecture(sizes[:1], tuple(layers), names))

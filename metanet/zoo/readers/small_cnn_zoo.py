@@ -6,23 +6,23 @@ import csv
 import io
 import random
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metanet.errors import ZooError
-from metanet.zoo.readers.networks import activation
+from metanet.zoo.architecture import Architecture, Conv, Layer, Linear, MeanPool
+from metanet.zoo.readers.networks import Declared, declared
 from metanet.zoo.readers.registry import Source, SourceNet, zoo_reader
 from metanet.zoo.readers.tables import parse_columns, read_csv, read_text
 
 FINAL_STEP = 86
+SIDE = 28  # of the images; the mean over positions lets the nets read others too
 VARIABLE = re.compile(r"sequential/(conv2d|dense)(?:_(\d+))?/(bias|kernel)(?::0)?")
 COLUMNS = {
     "activation": ("", "nonlinearity"),
@@ -39,31 +39,20 @@ COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class SmallCNNBlueprint:
+def small_cnn(channels: Sequence[int], classes: int, activation: str, padding: int = 0) -> Declared:
     """Convolutions 3x3 with stride 2, each followed by the activation, then the mean over positions, then linear.
 
-    Attributes:
+    Args:
         channels: Input channels, then those written by each convolution.
         classes: Outputs.
         activation: ``relu`` or ``tanh``.
         padding: Zero padding of the convolutions; the published zoos have none.
     """
-
-    channels: tuple[int, ...]
-    classes: int
-    activation: str
-    padding: int = 0
-
-    def module(self) -> tuple[nn.Module, Tensor]:
-        """The network, for images of 28x28."""
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        for number, (read, written) in enumerate(pairwise(self.channels), start=1):
-            layers[f"conv{number}"] = nn.Conv2d(read, written, 3, stride=2, padding=self.padding)
-            layers[f"activation{number}"] = activation(self.activation)
-        layers["mean_pool"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        layers["linear"] = nn.Linear(self.channels[-1], self.classes)
-        return nn.Sequential(layers), torch.zeros(1, self.channels[0], 28, 28)
+    layers: list[Layer] = []
+    for written in channels[1:]:
+        layers += [Conv(written, kernel=3, stride=2, padding=padding), declared(activation)]
+    names = (*(f"conv{number}" for number in range(1, len(channels))), "linear")
+    return Declared(Architecture((channels[0], SIDE, SIDE), (*layers, MeanPool(), Linear(classes)), names))
 
 
 @dataclass(frozen=True)
@@ -121,7 +110,7 @@ def open_small_cnn_zoo(path: Path, *, split: Path | None = None, padding: int = 
         kernels = [t for name, t in tensors.items() if t.dim() == 4]
         channels = (kernels[0].shape[1], *(k.shape[0] for k in kernels))
         classes = len(tensors["linear.bias"])
-        blueprint = SmallCNNBlueprint(channels, classes, str(own["activation"]), padding)
+        blueprint = small_cnn(channels, classes, str(own["activation"]), padding)
         return SourceNet(tensors, own, splits[number], run, blueprint)
 
     return Source([f"{i:0{digits}d}" for i in range(len(labels))], read, COLUMNS, notes)

@@ -9,7 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from metanet.errors import ZooError
-from metanet.zoo.readers.chains import ParkBlueprint, per_layer
+from metanet.zoo.architecture import Activation, Add, Conv
+from metanet.zoo.readers.chains import park_cnn, per_layer
+from metanet.zoo.readers.networks import Declared
 from metanet.zoo.readers.registry import Source, SourceNet, zoo_reader
 from metanet.zoo.readers.tables import as_object, read_text
 from metanet.zoo.readers.trees import read_tree
@@ -52,14 +54,15 @@ def open_wild_park(path: Path, *, splits: Path | None = None) -> Source:
         config = _mapping(tree, "config")
         state = {name: t for name, t in _mapping(tree, "model").items() if isinstance(t, Tensor)}
         blueprint = blueprint_of(config, state)
-        kinds = set(blueprint.nonlinearities)
+        layers = blueprint.architecture.layers
+        kinds = [layer.fn for layer in layers if isinstance(layer, Activation)]
         last = tree.get("last_result") or config.get("last_result") or {}
         labels = {
             "test_accuracy": last.get("test/acc"),
             "step": tree.get("iteration", last.get("training_iteration")),
-            "layers": len(blueprint.kernels),
-            "residuals": sum(r > -1 for r in blueprint.residual),
-            "activation": kinds.pop() if len(kinds) == 1 else ",".join(blueprint.nonlinearities),
+            "layers": sum(isinstance(layer, Conv) for layer in layers),
+            "residuals": sum(isinstance(layer, Add) for layer in layers),
+            "activation": kinds[0] if len(set(kinds)) == 1 else ",".join(kinds),
         }
         trial = file.parent.parent.name
         split = published.get(_tail(file.parent), published.get(trial, "none"))
@@ -69,7 +72,7 @@ def open_wild_park(path: Path, *, splits: Path | None = None) -> Source:
     return Source(ids, read, COLUMNS, (f"split of {index.name}",) if index is not None else ())
 
 
-def blueprint_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> ParkBlueprint:
+def blueprint_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Declared:
     """The architecture of a net from its settings, checked against its tensors.
 
     Raises:
@@ -77,21 +80,24 @@ def blueprint_of(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Park
     """
     try:
         count = int(config["n_layers"])
-        blueprint = ParkBlueprint(
-            tuple(map(int, config["channels"])),
-            per_layer(config["kernel_size"], count),
+        channels, kernels = tuple(map(int, config["channels"])), per_layer(config["kernel_size"], count)
+        blueprint = park_cnn(
+            channels,
+            kernels,
             per_layer(config["stride"], count),
             per_layer(config["padding"], count),
             tuple(-1 if r is None else int(r) for r in config["residual"]),
             tuple(map(str, config["activation"])),
             int(config["n_classes"]),
         )
+    except ZooError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise ZooError(
             f"the settings describe no network: {type(error).__name__} {error}, got {sorted(config)}"
         ) from None
     wanted = {f"layers.{i}.weight": (b, a, k, k) for i, (a, b, k) in enumerate(
-        zip(blueprint.channels, blueprint.channels[1:], blueprint.kernels, strict=False))}  # fmt: skip
+        zip(channels, channels[1:], kernels, strict=False))}  # fmt: skip
     for name, shape in wanted.items():
         if name not in state or tuple(state[name].shape) != shape:
             got = list(state[name].shape) if name in state else "nothing"

@@ -7,14 +7,14 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.functional import conv2d, linear, max_pool2d
 
 from metanet.errors import ZooError
 from metanet.space import trace
 from metanet.symmetry import certify
 from metanet.zoo import import_zoo
-from metanet.zoo.readers.chains import ParkBlueprint, ParkNet, PooledBlueprint, add_channels
+from metanet.zoo.functions import function_of
+from metanet.zoo.readers.chains import PooledBlueprint, park_cnn
 
 SMALL = [(8, 1, 5, 5), (6, 8, 5, 5), (4, 6, 2, 2), (20, 36), (10, 20)]
 
@@ -78,12 +78,12 @@ def test_pooling_comes_before_the_nonlinearity(raw, zoo):
     x = torch.tanh(max_pool2d(conv2d(x, weights[1], biases[1]), 2))
     x = torch.tanh(conv2d(x, weights[2], biases[2])).flatten(1)
     want = linear(torch.tanh(linear(x, weights[3], biases[3])), weights[4], biases[4])
-    module, example = PooledBlueprint.rename(state, "tanh")[0].module()
-    assert example.shape == (1, 1, 28, 28)
+    module, example = PooledBlueprint.rename(state, "tanh")[0].declared().module()
+    assert example.shape[1:] == (1, 28, 28)
     module.load_state_dict(net.tensors)
     torch.testing.assert_close(module(image), want)
-    kinds = [type(m) for m in module]
-    assert kinds.index(nn.MaxPool2d) < kinds.index(nn.Tanh)
+    function = function_of(zoo, net.space)
+    torch.testing.assert_close(function.outputs(net.tensors), module.double()(function.inputs))
 
 
 def test_the_large_cnn_reads_images_of_32():
@@ -184,7 +184,7 @@ CONFIG = {"n_layers": 3, "n_classes": 10, "channels": [3, 4, 6, 5], "kernel_size
 
 
 def park_state():
-    module = ParkNet(ParkBlueprint((3, 4, 6, 5), (3, 5, 7), (1, 1, 1), (1, 2, 3), (-1, -1, 0), ("relu",) * 3, 10))
+    module, _ = park_cnn((3, 4, 6, 5), (3, 5, 7), (1, 1, 1), (1, 2, 3), (-1, -1, 0), ("relu",) * 3, 10).module()
     return {name: torch.randn_like(t) for name, t in module.state_dict().items()}
 
 
@@ -234,15 +234,14 @@ def test_the_park_is_read_by_trial(park, tmp_path):
     assert sum(a.size for a in space.free_axes) == 4 + 6, "the 4 channels added are of one axis, and 1 is left over"
 
 
-def test_the_park_adds_the_first_channels_that_both_have():
-    a, b = torch.randn(1, 5, 2, 2), torch.randn(1, 4, 2, 2)
-    assert torch.equal(add_channels(a, b), torch.cat([a[:, :4] + b, a[:, 4:]], 1))
-    assert torch.equal(add_channels(b, a), b + a[:, :4])
+def add_channels(x, earlier):
+    shared = min(x.shape[1], earlier.shape[1])
+    return torch.cat([x[:, :shared] + earlier[:, :shared], x[:, shared:]], 1)
 
 
 def test_the_park_net_is_the_published_one():
-    blueprint = ParkBlueprint((3, 4, 6, 5), (3, 5, 7), (1, 1, 1), (1, 2, 3), (-1, -1, 0), ("relu", "tanh", "none"), 10)
-    module, state = ParkNet(blueprint), park_state()
+    shape = (3, 4, 6, 5), (3, 5, 7), (1, 1, 1), (1, 2, 3)
+    module, state = park_cnn(*shape, (-1, -1, 0), ("relu", "tanh", "none"), 10).module()[0], park_state()
     module.load_state_dict(state)
     image = torch.randn(2, 3, 8, 8)
     first = torch.relu(conv2d(image, state["layers.0.weight"], state["layers.0.bias"], padding=1))
@@ -251,6 +250,6 @@ def test_the_park_net_is_the_published_one():
     torch.testing.assert_close(module(image), linear(x.mean((2, 3)), state["fc.weight"], state["fc.bias"]))
     space = trace(module, image)
     assert certify(module, space, image).ok
-    wrong = ParkNet(ParkBlueprint((3, 4, 6, 5), (3, 5, 7), (1, 1, 1), (1, 2, 3), (-1, -1, -1), ("relu",) * 3, 10))
+    wrong, _ = park_cnn(*shape, (-1, -1, -1), ("relu",) * 3, 10).module()
     claimed = trace(wrong, image)
     assert not certify(module, claimed, image).ok, "without the residual sum the neurons would be free of each other"

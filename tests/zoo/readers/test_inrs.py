@@ -11,7 +11,7 @@ import torch
 
 from metanet.errors import ZooError
 from metanet.zoo import import_zoo
-from metanet.zoo.readers.networks import Siren, SirenBlueprint
+from metanet.zoo.readers.networks import siren
 from metanet.zoo.readers.small_cnn_zoo import _permutation
 
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "official-splits"
@@ -43,7 +43,7 @@ def test_mnist_in_the_naming_of_dws(tmp_path):
 
 def test_the_function_of_dws_is_a_sine_network_plus_one_half():
     state, x = seq(), torch.rand(5, 2) * 2 - 1
-    net = Siren(SirenBlueprint(("seq.0", "seq.1", "seq.2"), (2, 32, 32, 1), 30.0, 0.5))
+    net, _ = siren(list(state.items()), offset=0.5).module()
     net.load_state_dict(state)
     h = torch.sin(30 * (x @ state["seq.0.weight"].T + state["seq.0.bias"]))
     h = torch.sin(30 * (h @ state["seq.1.weight"].T + state["seq.1.bias"]))

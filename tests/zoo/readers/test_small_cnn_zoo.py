@@ -9,8 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, linear
 
+from metanet.audit import audit
 from metanet.errors import ZooError
+from metanet.models import OperatorMetanet
+from metanet.tasks import PropertyRegression
 from metanet.zoo import import_zoo, open_zoo
+from metanet.zoo.functions import function_of
 
 LAYOUT = """varname,start_idx,end_idx,size,shape
 sequential/conv2d/bias:0,0,4,4,"(4,)"
@@ -62,6 +66,20 @@ def test_weights_are_transposed_to_what_computes_the_same(folder, tmp_path):
             x = act(conv2d(x, net.tensors[f"{layer}.weight"], net.tensors[f"{layer}.bias"], stride=2))
         out = linear(x.mean((2, 3)), net.tensors["linear.weight"], net.tensors["linear.bias"])
         torch.testing.assert_close(out, forward(weights[number], image, act))
+        function = function_of(zoo, net.space)  # what an audit compares nets with
+        want = forward(weights[number].astype(np.float64), function.inputs, act)
+        torch.testing.assert_close(function.outputs(net.tensors), want)
+
+
+def test_an_audit_knows_the_functions_of_an_imported_zoo(folder, tmp_path):
+    torch.manual_seed(0)
+    task = PropertyRegression(OperatorMetanet(width=16, heads=4))
+    found = audit(task, import_zoo("small-cnn-zoo", folder, tmp_path / "out"), split="train", nets=8)
+    rows = {row.transformation: row for row in found.rows}
+    assert {"permutation", "scale", "sign", "widening", "duplication"} < rows.keys()
+    for row in rows.values():
+        assert len(row.residuals) == len(row.before) > 0
+        assert (row.residuals < 1e-9).all() == (not row.control)
 
 
 def test_labels_runs_and_divergence(folder, tmp_path):
