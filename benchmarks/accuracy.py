@@ -61,27 +61,35 @@ def _run(arguments: list[str], log: Path) -> None:
 def row(model: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation over seeds of one model's scores."""
     runs = [metrics["run"] for metrics in found]
+    first, second = scores_of(found)
     seconds = [r["seconds_per_epoch"] for r in runs if r["seconds_per_epoch"] is not None]
     return {
         "model": model + (" (sees outputs)" if model in FUNCTION else ""),
         "seeds": len(found),
-        "validation tau": spread([r["validation_tau"] for r in runs]),
-        "test tau": spread([metrics["metanet"]["tau"] for metrics in found]),
-        "test R2": spread([metrics["metanet"]["r2"] for metrics in found]),
+        f"validation {first}": spread([r["validation"] for r in runs]),
+        f"test {first}": spread([metrics["metanet"][first] for metrics in found]),
+        f"test {second}": spread([metrics["metanet"][second] for metrics in found]),
         "epochs": runs[0]["epochs"],
         "s an epoch": round(statistics.median(seconds), 1) if seconds else "",
         "parameters": runs[0]["parameters"],
-        "test taus": " ".join(f"{metrics['metanet']['tau']:.4f}" for metrics in found),
+        "each seed": " ".join(f"{metrics['metanet'][first]:.4f}" for metrics in found),
     }
+
+
+def scores_of(found: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """The two scores that the table shows: tau and R2, or those of classes."""
+    return ("tau", "r2") if "tau" in found[0]["metanet"] else ("accuracy", "nll")
 
 
 def statnn(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """StatNN's row: one fit a seed."""
     by_seed = {metrics["seed"]: metrics["statnn"] for metrics in found}
-    tau, r2 = ([scores[name] for scores in by_seed.values()] for name in ("tau", "r2"))
+    first, second = scores_of(found)
+    values = {name: [scores[name] for scores in by_seed.values()] for name in (first, second)}
     return {
-        "model": "statnn", "seeds": len(by_seed), "validation tau": "", "test tau": spread(tau), "test R2": spread(r2),
-        "epochs": "", "s an epoch": "", "parameters": "", "test taus": " ".join(f"{t:.4f}" for t in tau),
+        "model": "statnn", "seeds": len(by_seed), f"validation {first}": "", f"test {first}": spread(values[first]),
+        f"test {second}": spread(values[second]), "epochs": "", "s an epoch": "", "parameters": "",
+        "each seed": " ".join(f"{t:.4f}" for t in values[first]),
     }  # fmt: skip
 
 
@@ -124,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not rows:
         print("\n".join(wrong), file=sys.stderr)
         return 1
-    rows.sort(key=lambda r: r["test tau"], reverse=True)
+    rows.sort(key=lambda r: r[f"test {scores_of(every)[0]}"], reverse=True)
     title = f"{name}: {every[0]['zoo']}, mean ± deviation over seeds"
     return report(title, [*rows, statnn(every)], wrong, options.json)
 

@@ -94,7 +94,8 @@ def _on_meta(create: Callable[[], nn.Module]) -> nn.Module:
             return module
     except (RuntimeError, NotImplementedError, TypeError):  # its constructor reads values of its tensors
         pass
-    return create().eval()
+    module = create().eval()
+    return module.to("meta") if parameters_of(module) > LARGE else module
 
 
 # torchvision ---------------------------------------------------------------------------------------------------------

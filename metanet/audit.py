@@ -23,7 +23,7 @@ from metanet.graph import NeuronGraph
 from metanet.prediction import double_precision, load_run
 from metanet.space import WeightSpace
 from metanet.symmetry.widening import Widening, widen
-from metanet.tasks import PropertyRegression
+from metanet.tasks import PropertyTask
 from metanet.zoo.catalogue import open_zoo
 from metanet.zoo.functions import Function, function_of
 from metanet.zoo.store import ModelZoo
@@ -44,8 +44,8 @@ class AuditRow:
     Attributes:
         transformation: Its name.
         claimed: Whether the metanet claims to be invariant to it.
-        before: Predictions for the nets, ``[N]``.
-        after: Predictions for the rewritten nets, ``[N]``.
+        before: Predictions for the nets, ``[N, K]``: one number, or the logits of classes.
+        after: Predictions for the rewritten nets, ``[N, K]``.
         spread: Standard deviation of the predictions over all nets audited.
         residuals: Functional residual of each net whose function is known.
         control: Whether it is meant to change the function.
@@ -61,8 +61,8 @@ class AuditRow:
 
     @property
     def movement(self) -> Tensor:
-        """``|after - before| / spread``, ``[N]``."""
-        return (self.after - self.before).abs() / self.spread
+        """``max over K of |after - before| / spread``, ``[N]``."""
+        return (self.after - self.before).abs().amax(1) / self.spread
 
     @property
     def verdict(self) -> str:
@@ -107,7 +107,7 @@ class Audit:
 
 
 def audit(
-    run: str | os.PathLike[str] | PropertyRegression,
+    run: str | os.PathLike[str] | PropertyTask,
     zoo: str | os.PathLike[str] | ModelZoo,
     *,
     split: str = "test",
@@ -130,14 +130,14 @@ def audit(
     Raises:
         MetanetError: The run or the zoo cannot be read, or fewer than two nets are left.
     """
-    task = run if isinstance(run, PropertyRegression) else load_run(run, trust)
+    task = run if isinstance(run, PropertyTask) else load_run(run, trust)
     opened = zoo if isinstance(zoo, ModelZoo) else open_zoo(Path(zoo) if isinstance(zoo, os.PathLike) else zoo)
     graphs = _draw(opened, split, nets, seed)
     functions = {g.space.digest: function_of(opened, g.space) for g in graphs}
     claims = getattr(task.metanet, "claims", frozenset({"permutation"}))
     with double_precision(task):
         before = [_predictions(task, graph) for graph in graphs]
-        spread = torch.cat(before).std().item()
+        spread = torch.cat(before).var(0).mean().sqrt().item()
         if not spread > 0:
             raise ConfigError(f"{opened.name}: the metanet predicts the same for all {nets} nets; nothing to compare")
         rows = []
@@ -158,13 +158,13 @@ def _draw(zoo: ModelZoo, split: str, nets: int, seed: int) -> list[NeuronGraph]:
     return kept
 
 
-def _predictions(task: PropertyRegression, graph: NeuronGraph) -> Tensor:
+def _predictions(task: PropertyTask, graph: NeuronGraph) -> Tensor:
     parts = [graph.select(slice(i, i + CHUNK)) for i in range(0, graph.batch_size, CHUNK)]
-    return torch.cat([task(part).reshape(part.batch_size, -1)[:, 0] for part in parts])
+    return torch.cat([task.audited(part) for part in parts])
 
 
 def _row(
-    task: PropertyRegression,
+    task: PropertyTask,
     name: str,
     claimed: bool,
     graphs: Sequence[NeuronGraph],
@@ -173,7 +173,7 @@ def _row(
     functions: Mapping[str, Function | None],
     rewritings: Mapping[str, Rewriting],
 ) -> AuditRow:
-    old, new, residuals = [torch.zeros(0).double()], [torch.zeros(0).double()], []
+    old, new, residuals = [before[0][:0]], [before[0][:0]], []
     for graph, base in zip(graphs, before, strict=True):
         rewrite = rewritings.get(graph.space.digest)
         if rewrite is None:

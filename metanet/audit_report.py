@@ -67,7 +67,7 @@ def plot(audit: Audit, path: str | os.PathLike[str]) -> Path:
 
 
 def _draw(axes: Axes, row: AuditRow) -> None:
-    before, after = row.before.numpy(), row.after.numpy()
+    before, after = row.before.flatten().numpy(), row.after.flatten().numpy()
     low, high = float(min(before.min(), after.min())), float(max(before.max(), after.max()))
     axes.plot([low, high], [low, high], color="0.6", linewidth=1, zorder=1)
     axes.scatter(before, after, s=14, alpha=0.7, linewidths=0, zorder=2)

@@ -18,7 +18,8 @@ from metanet.graph.build import SPACE_KEY
 from metanet.graph.match import Match, activations, matches
 from metanet.space import WeightSpace
 from metanet.space.infer import infer
-from metanet.tasks import PropertyRegression
+from metanet.tasks import TASKS, PropertyTask
+from metanet.tasks.base import TASK
 
 PathLike = str | os.PathLike[str]
 BATCH = 64  # nets at once
@@ -31,25 +32,27 @@ class Prediction:
 
     Attributes:
         source: The file, or ``graph 0, net 3`` for a neuron graph.
-        value: The prediction, in the unit of the target.
+        value: The prediction, in the unit of the target; of a classifier, the likeliest class.
         target: What is predicted.
         space: What the net's tensors were read as.
         trained_on: Whether the metanet was trained on nets of this space.
         note: How the space was found.
         deviation: Standard deviation of the prediction, where the metanet was trained to give one.
+        probability: Of the class, from a classifier.
     """
 
     source: str
-    value: float
+    value: Any
     target: str
     space: WeightSpace
     trained_on: bool
     note: str
     deviation: float | None = None
+    probability: float | None = None
 
 
 def predict(
-    run: PathLike | PropertyRegression,
+    run: PathLike | PropertyTask,
     nets: Sequence[PathLike | NeuronGraph],
     *,
     space: WeightSpace | None = None,
@@ -77,7 +80,7 @@ def predict(
         MetanetError: A file cannot be read, its architecture is ambiguous or not one that the metanet was trained on,
             or its weights are not finite.
     """
-    task = run if isinstance(run, PropertyRegression) else load_run(run, trust)
+    task = run if isinstance(run, PropertyTask) else load_run(run, trust)
     reader = _Reader(task, space, activation, any_architecture)
     rows: list[tuple[str, str, NeuronGraph]] = []
     for number, item in enumerate(nets):
@@ -94,12 +97,14 @@ def predict(
     values = _values(task, [graph for _, _, graph in rows])
     known = reader.known
     return [
-        Prediction(name, value, task.target, graph.space, graph.space.digest in known, note, deviation)
-        for (name, note, graph), (value, deviation) in zip(rows, values, strict=True)
+        Prediction(
+            name, target=task.target, space=graph.space, trained_on=graph.space.digest in known, note=note, **said
+        )
+        for (name, note, graph), said in zip(rows, values, strict=True)
     ]
 
 
-def load_run(run: PathLike, trust: bool = False) -> PropertyRegression:
+def load_run(run: PathLike, trust: bool = False) -> PropertyTask:
     """Load the best checkpoint of a run folder, or a ``.ckpt`` file.
 
     Raises:
@@ -122,8 +127,11 @@ def load_run(run: PathLike, trust: bool = False) -> PropertyRegression:
         raise CheckpointError(f"Cannot read {path} as a checkpoint of a run: got {_first_line(error)}.") from None
     if not trust:
         _check_classes(path, parameters)
+    kind = TASKS.get(content.get(TASK, "regression"))
+    if kind is None:
+        raise CheckpointError(f"{path}: got the task {content[TASK]!r}. Accepted: {', '.join(TASKS)}.")
     try:
-        return PropertyRegression.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
+        return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
     except MetanetError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever a class that another version wrote leads to
@@ -155,7 +163,7 @@ class _Reader:
     """Decides what the tensors of a file mean."""
 
     def __init__(
-        self, task: PropertyRegression, space: WeightSpace | None, activation: str | None, any_architecture: bool
+        self, task: PropertyTask, space: WeightSpace | None, activation: str | None, any_architecture: bool
     ) -> None:
         self.trained, self.space, self.activation = task.spaces, space, activation
         self.any_architecture = any_architecture
@@ -230,7 +238,7 @@ class _Reader:
 
 
 @contextmanager
-def double_precision(task: PropertyRegression) -> Iterator[None]:
+def double_precision(task: PropertyTask) -> Iterator[None]:
     """A task in float64, evaluation mode and without gradients, so that predictions do not depend on the batch."""
     dtypes = {name: t.dtype for name, t in task.state_dict(keep_vars=True).items()}
     training = task.training
@@ -244,21 +252,19 @@ def double_precision(task: PropertyRegression) -> Iterator[None]:
             tensor.data = tensor.data.to(dtypes[name])
 
 
-def _values(task: PropertyRegression, graphs: Sequence[NeuronGraph]) -> list[tuple[float, float | None]]:
-    """Predictions and their deviations in float64, batches of one space at a time."""
-    values: list[tuple[float, float | None]] = [(0.0, None)] * len(graphs)
+def _values(task: PropertyTask, graphs: Sequence[NeuronGraph]) -> list[dict[str, Any]]:
+    """What the task says about each net, in float64, batches of one space at a time."""
+    values: list[dict[str, Any]] = [{}] * len(graphs)
     spaces = list(dict.fromkeys(graph.space for graph in graphs))
+    like = next(task.parameters())
     with double_precision(task):
         for space in spaces:
             where = [i for i, graph in enumerate(graphs) if graph.space == space]
             for start in range(0, len(where), BATCH):
                 part = where[start : start + BATCH]
-                names = space.tensor
-                stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(task.mean) for n in names}
-                found, deviation = task.with_deviation(NeuronGraph(space, stacked))
-                unsure = [None] * len(part) if deviation is None else deviation.tolist()
-                for i, pair in zip(part, zip(found.tolist(), unsure, strict=True), strict=True):
-                    values[i] = pair
+                stacked = {n: torch.cat([graphs[i].tensors[n] for i in part]).to(like) for n in space.tensor}
+                for i, said in zip(part, task.describe(NeuronGraph(space, stacked)), strict=True):
+                    values[i] = said
     return values
 
 

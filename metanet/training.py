@@ -11,11 +11,14 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import lightning.pytorch as pl
 import torch
+import yaml
+from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -24,7 +27,7 @@ from rich.console import Console
 import metanet.models
 from metanet.errors import MetanetError
 from metanet.models import Metanet
-from metanet.tasks import PropertyRegression
+from metanet.tasks import TASKS
 from metanet.tasks.callbacks import (
     CHECKPOINTS,
     EpochLines,
@@ -35,7 +38,7 @@ from metanet.tasks.callbacks import (
     make_run_folder,
     run_folder,
 )
-from metanet.tasks.report import Report, RunFacts, statnn_predictions
+from metanet.tasks.report import RunFacts
 from metanet.zoo.data import ZooDataModule
 
 RUNS = Path("runs")
@@ -58,15 +61,18 @@ class Parser(LightningArgumentParser):
 
 
 class MetanetCLI(LightningCLI):
-    """``fit``, ``validate`` and ``test`` of a :class:`PropertyRegression` on a :class:`ZooDataModule`.
+    """``fit``, ``validate`` and ``test`` of a task on a :class:`ZooDataModule`.
+
+    The configuration's ``task`` names the task, ``regression`` unless it says otherwise.
 
     Runs write to ``runs/<config name>/seed-<seed>``, or to ``trainer.default_root_dir`` if it is given. After ``fit``
     the best checkpoint is tested, beside StatNN on the same split.
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
+        self.task = chosen_task(args)
         super().__init__(
-            PropertyRegression,
+            TASKS[self.task],
             ZooDataModule,
             save_config_callback=RunConfig,
             seed_everything_default=0,
@@ -85,6 +91,8 @@ class MetanetCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The task predicts what the data module gives; one CPU thread unless more are asked for."""
         parser.link_arguments("data.target", "model.target")
+        parser.add_argument("--task", type=Literal[tuple(TASKS)], default=self.task, help="What is learned.")
+        parser.link_arguments("task", "data.classify", compute_fn=_classifies)
         parser.add_argument(
             "--threads", type=PositiveInt, default=1,
             help="CPU threads of torch. A second one gains little on the small products of a metanet, and stalls both "
@@ -118,7 +126,7 @@ class MetanetCLI(LightningCLI):
         defaults: dict[str, Any] = {"default_root_dir": str(self.folder), "callbacks": callbacks}
         if fits and given["enable_checkpointing"] is not False:
             if not any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
-                callbacks.extend(checkpoint_callbacks(self.folder))
+                callbacks.extend(checkpoint_callbacks(self.folder, TASKS[self.task].monitor))
         elif not fits:
             defaults["enable_checkpointing"] = False
         if given["logger"] in (None, True):
@@ -142,17 +150,7 @@ class MetanetCLI(LightningCLI):
         if self._is_trial or not best:
             return
         self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        statnn, _ = statnn_predictions(self.datamodule, self.seed, self.model.quantiles)
-        report = Report(
-            zoo=self.datamodule.split("test").zoo.name,
-            target=self.model.target,
-            seed=self.seed,
-            name=type(self.model.metanet).__name__,
-            true=self.model.true.double().numpy(),
-            metanet=self.model.predicted.double().numpy(),
-            statnn=statnn,
-            facts=self._facts(best),
-        )
+        report = self.model.report(self.datamodule, self.seed, self._facts(best))
         files = [*report.write(self.folder), self.folder / CHECKPOINTS / Path(best).name]
         console = Console()
         console.print(report.table())
@@ -162,7 +160,8 @@ class MetanetCLI(LightningCLI):
         notes = next(c for c in self.trainer.callbacks if isinstance(c, RunNotes))  # type: ignore[attr-defined]
         chosen = next(c for c in self.trainer.checkpoint_callbacks if c.best_model_path == best)  # type: ignore[attr-defined]
         return RunFacts(
-            validation_tau=float(chosen.best_model_score),  # type: ignore[attr-defined]
+            monitor=self.model.monitor,
+            validation=float(chosen.best_model_score),  # type: ignore[attr-defined]
             epoch=int(torch.load(best, map_location="cpu", weights_only=True)["epoch"]),
             epochs=self.trainer.current_epoch,
             parameters=sum(p.numel() for p in self.model.metanet.parameters() if p.requires_grad),
@@ -181,6 +180,34 @@ def main(args: ArgsType = None, run: bool = True) -> MetanetCLI:
     except MetanetError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def chosen_task(args: ArgsType) -> str:
+    """The task that arguments or the configurations that they name ask for; the last one given counts.
+
+    The task decides which options there are, so it has to be known before options are read.
+    """
+    if isinstance(args, dict | Namespace):
+        return str(args.get("task", next(iter(TASKS))))
+    words = sys.argv[1:] if args is None else [str(word) for word in args] if isinstance(args, list) else []
+    pairs = [tuple(w.split("=", 1)) for w in words if "=" in w] + list(pairwise(words))
+    named = [Path(value) for key, value in pairs if key in ("--config", "-c")]
+    tasks = [_task_of(file) for file in named if file.is_file()]
+    found = [task for task in tasks if task in TASKS] + [v for key, v in pairs if key == "--task" and v in TASKS]
+    return found[-1] if found else next(iter(TASKS))
+
+
+def _task_of(file: Path) -> Any:
+    """What a configuration says; one that cannot be read is left for the parser to complain about."""
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content.get("task") if isinstance(content, dict) else None
+
+
+def _classifies(task: str) -> bool:
+    return task == "classification"
 
 
 @contextmanager

@@ -62,6 +62,7 @@ def as_row(prediction: Prediction) -> dict[str, Any]:
         "target": prediction.target,
         "predicted": prediction.value,
         "deviation": prediction.deviation,
+        "probability": prediction.probability,
         "space": prediction.space.digest,
         "trained_on": prediction.trained_on,
         "note": prediction.note,
@@ -83,8 +84,10 @@ def show(predictions: list[Prediction]) -> None:
     for p in predictions:
         kind = f"{activations(p.space) or '?'}, {p.space.parameters:,} parameters, {p.space.digest[:8]}"
         note = p.note if p.trained_on else f"{p.note}; not trained on this architecture"
+        value = f"{p.value:.4f}" if isinstance(p.value, float) else str(p.value)
         unsure = "" if p.deviation is None else f" ± {p.deviation:.4f}"
-        table.add_row(p.source, f"{p.value:.4f}{unsure}", kind, note)
+        unsure += "" if p.probability is None else f" ({p.probability:.0%})"
+        table.add_row(p.source, value + unsure, kind, note)
     Console().print(table)
 
 

@@ -41,7 +41,7 @@ class GaugeMetanet(PooledMetanet):
         schedule: ``sweep`` or ``parallel``, as in :class:`~metanet.models.OperatorMetanet`.
         raw: Also read the logarithm of every frame, between bounds: how large weights are says nothing about the
             function, but something about how it was trained. Predictions then depend on scales, and ``claims`` says so.
-        limit: Embedded weights kept in memory, as in :class:`~metanet.models.OperatorMetanet`.
+        limit: Operator values kept in memory, as in :class:`~metanet.models.OperatorMetanet`.
     """
 
     claims = frozenset({"permutation", "scale", "sign"})
@@ -55,7 +55,7 @@ class GaugeMetanet(PooledMetanet):
         dropout: float = 0.0,
         schedule: Literal["sweep", "parallel"] = "sweep",
         raw: bool = False,
-        limit: int = 2**25,
+        limit: int = 2**28,
     ) -> None:
         if width % heads or heads % 2:
             raise ConfigError(
@@ -78,7 +78,7 @@ class GaugeMetanet(PooledMetanet):
         fixed = NeuronGraph(graph.space, tensors)
         features = self.nodes(fixed, _logarithms(layout, frames) if self.raw else [])
         free = free_nodes(layout).to(features[0])
-        operators = self.blocks.operators(fixed, self.limit)
+        operators = self.blocks.operators(fixed, self.limit, 2 * len(self.rounds))
         for step in self.rounds:
             features = step(features, operators, layout, free)
         odd, even = torch.cat(features, 1).chunk(2, -1)

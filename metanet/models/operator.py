@@ -32,8 +32,8 @@ class OperatorMetanet(PooledMetanet):
             layers at once, three times faster on small networks, with a reach of one layer a round.
         transfer: Aggregate so that predictions carry over between widths: doubling every neuron and halving outgoing
             weights leaves them as they are, exactly.
-        limit: Embedded weights (nets x heads x connections) kept in memory. Larger inputs are embedded piece by piece
-            in every round: the same result in more time, with memory that grows with neurons.
+        limit: Operator values (nets x heads x connections) kept in memory, by default 1 GiB of float32. What is beyond
+            is embedded again at every use: the same result in more time, with memory that grows with neurons.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class OperatorMetanet(PooledMetanet):
         dropout: float = 0.0,
         schedule: Literal["sweep", "parallel"] = "sweep",
         transfer: bool = False,
-        limit: int = 2**25,
+        limit: int = 2**28,
     ) -> None:
         if width % heads:
             raise ConfigError(f"OperatorMetanet: heads must divide width; got heads={heads}, width={width}")
@@ -60,7 +60,7 @@ class OperatorMetanet(PooledMetanet):
     def encode(self, graph: NeuronGraph) -> list[Tensor]:
         """Features of every neuron, ``[B, N, width]`` per node set."""
         features = self.nodes(graph)
-        operators = self.blocks.operators(graph, self.limit)
+        operators = self.blocks.operators(graph, self.limit, 2 * len(self.rounds))
         for step in self.rounds:
             features = step(features, operators, graph.layout)
         return features

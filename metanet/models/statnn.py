@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingRegressor
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from torch import Tensor
 
 from metanet.errors import ConfigError, GraphError
@@ -34,6 +34,7 @@ class StatNN:
         min_samples_leaf: Nets per leaf at least.
         l2_regularization: Penalty on leaf values.
         max_features: Share of features that each split may choose from.
+        classifier: Whether targets are the numbers of classes; predictions are then probabilities ``[N, classes]``.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class StatNN:
         min_samples_leaf: int = 10,
         l2_regularization: float = 0.0,
         max_features: float = 0.5,
+        classifier: bool = False,
     ) -> None:
         self.tensors: list[str] = []
         self.activations: list[str] = []
@@ -58,7 +60,8 @@ class StatNN:
             "max_features": max_features,
             "early_stopping": False,
         }
-        self._trees: HistGradientBoostingRegressor | None = None
+        self.classifier = classifier
+        self._trees: HistGradientBoostingRegressor | HistGradientBoostingClassifier | None = None
 
     def fit(self, graphs: NeuronGraph | Iterable[NeuronGraph], targets: Tensor | np.ndarray) -> StatNN:
         """Fit the trees.
@@ -81,19 +84,21 @@ class StatNN:
         self.tensors = list(dict.fromkeys(name for graph in batches for name in graph.space.tensor))
         self.activations = sorted({activations(graph.space) for graph in batches})
         categorical = [len(self.tensors) * len(STATISTICS)]
-        self._trees = HistGradientBoostingRegressor(categorical_features=categorical, **self._settings)
+        kind = HistGradientBoostingClassifier if self.classifier else HistGradientBoostingRegressor
+        self._trees = kind(categorical_features=categorical, **self._settings)
         self._trees.fit(self.features(batches), values)
         return self
 
     def predict(self, graphs: NeuronGraph | Iterable[NeuronGraph]) -> np.ndarray:
-        """Predictions ``[N]``, in the order of the batches.
+        """Predictions ``[N]``, or probabilities ``[N, classes]`` of a classifier, in the order of the batches.
 
         Raises:
             ConfigError: :meth:`fit` was not called.
         """
         if self._trees is None:
             raise ConfigError("StatNN.predict got a model that is not fitted; call fit(graphs, targets) first")
-        return np.asarray(self._trees.predict(self.features(_batches(graphs))))
+        table = self.features(_batches(graphs))
+        return np.asarray(self._trees.predict_proba(table) if self.classifier else self._trees.predict(table))
 
     def features(self, graphs: NeuronGraph | Iterable[NeuronGraph]) -> np.ndarray:
         """The table that the trees read: ``[N, 7 tensors + 1]``, float64, NaN where a net lacks a tensor.

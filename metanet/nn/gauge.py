@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
+from metanet.nn.connections import Coefficients, ConnectionNetwork
 from metanet.nn.features import NODE_FEATURES, layout_features, signed_log, vector_kind
-from metanet.nn.operators import BlockEmbedding, Embed
+from metanet.nn.operators import BlockEmbedding, Embedding
 from metanet.nn.parity import Parity, free_nodes, parities
 from metanet.space.weight_space import VECTOR_KINDS
 
@@ -30,7 +31,7 @@ class SignedBlockEmbedding(BlockEmbedding):
     the absolute value on blocks that no gauge moves, and with both terms in both halves between free neurons.
     """
 
-    def embeddings(self, layout: Layout) -> list[Embed]:  # noqa: D102 (that of the base class)
+    def embeddings(self, layout: Layout) -> list[Embedding]:  # noqa: D102 (that of the base class)
         found = parities(layout.space)
         result = []
         for block, parity, values in zip(layout.blocks, found.blocks, self.parameters_of(layout), strict=True):
@@ -38,26 +39,16 @@ class SignedBlockEmbedding(BlockEmbedding):
             result.append(self._signed(block, parity, free, *values))
         return result
 
-    def _signed(self, block: Block, parity: Parity, free: bool, inner: Tensor, shift: Tensor, skip: Tensor) -> Embed:
+    def _signed(
+        self, block: Block, parity: Parity, free: bool, inner: Tensor, shift: Tensor, skip: Tensor
+    ) -> Embedding:
         factor, share = self.factors(block)
         half = self.heads // 2
         odd, even = skip.split(half)
         skip = torch.cat([odd * parity.carries, even * parity.still]) * share
         outer = (self.out if free else torch.cat([torch.zeros_like(self.out[:half]), self.out[half:]])) * share
-        inner, size_weight = inner[:, :-1], inner[:, -1:]
-
-        def embedding(weights: Tensor) -> Tensor:
-            batch = weights.shape[0]
-            values, size = self.read(weights, factor)
-            values = values.abs() if parity.apart else values
-            linear = torch.bmm(inner.expand(batch, -1, -1), values)
-            linear = linear if parity.still or parity.apart else linear.abs()
-            hidden = functional.silu(linear + torch.baddbmm(shift, size_weight.expand(batch, -1, -1), size))
-            direct = torch.bmm(skip.expand(batch, -1, -1), values)
-            embedded = torch.baddbmm(direct, outer.expand(batch, -1, -1), hidden)
-            return embedded.unflatten(2, weights.shape[1:4])
-
-        return embedding
+        folded = not (parity.still or parity.apart)
+        return ConnectionNetwork(factor, parity.apart, folded), Coefficients(inner, shift, outer, skip)
 
 
 class SignedNodeEmbedding(nn.Module):

@@ -1,72 +1,256 @@
-"""Messages along a block, head by head: ``E v`` from sources to targets and ``E^T v`` back.
+"""Messages along a block, head by head: ``E v`` from sources to targets and ``E^T v`` back, piece by piece.
 
-A product ``v E`` of matrices ``v`` with few rows is twice as fast as ``E^T v^T`` with few columns, and gradients that
-are laid out as ``E`` is are added up faster than their transposes; hence an operation of its own.
+A piece is some targets of some groups of a block, small enough for a core's cache. Its operators ``E`` are embedded
+when they are first used, kept while there is room, and embedded again at every use if there is none.
+
+The gradient for the weights' embedding waits until all messages are differentiated: each leaves the two factors of its
+part, ``dE = g v^T``, in a *slot* of the size of the neurons, and then every piece is embedded and differentiated once,
+for all messages together. So neither E nor anything of its size needs to be stored, however many messages there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from metanet.nn.connections import Coefficients, ConnectionNetwork
+from metanet.nn.scratch import scratch
 
-def carry(matrices: Tensor, values: Tensor, back: bool = False, scale: float = 1.0) -> Tensor:
-    """``scale E v``, or ``scale E^T v``.
+PIECE = 2**19  # hidden values of the embedding computed at once: they fit in a core's cache
+
+
+class Pieces:
+    """A block in pieces, and the operators of those that are kept.
 
     Args:
-        matrices: ``E`` of R heads, ``[B, R, D, T, S]``.
-        values: ``[B, D, S, F]``, for the way back ``[B, D, T, F]``; head r reads features ``r F / R`` to
-            ``(r + 1) F / R``.
-        back: Whether to go from targets to sources.
-        scale: A factor.
-
-    Returns:
-        ``[B, D, T, F]``, for the way back ``[B, D, S, F]``.
+        network: Embeds any part of the block.
+        coefficients: Its coefficients.
+        read: Gives the weights of the block, ``[B, D, T, S, K]``; they are not held.
+        shape: ``(B, D, T, S)``.
+        room: Operator values (connections times heads) to keep.
+        limit: Hidden values at once, if that is enough for one target.
     """
-    found: Tensor = _Carry.apply(matrices, values.to(matrices.dtype), back, scale)
-    return found
+
+    def __init__(
+        self,
+        network: ConnectionNetwork,
+        coefficients: Coefficients,
+        read: Callable[[], Tensor],
+        shape: Sequence[int],
+        room: int,
+        limit: int = PIECE,
+    ) -> None:
+        self.network, self.read, self.shape = network, read, shape
+        self.coefficients = Coefficients(*(c.detach() for c in coefficients))
+        batch, groups, targets, sources = shape
+        heads, hidden = coefficients.outer.shape
+        row = batch * sources * hidden
+        rows = min(targets, max(1, limit // row))
+        step = min(groups, max(1, limit // (row * rows)))
+        self.places = [
+            (slice(i, min(i + step, groups)), slice(j, min(j + rows, targets)))
+            for i in range(0, groups, step)
+            for j in range(0, targets, rows)
+        ]
+        size = heads * batch * sources * rows * step
+        self.keep = min(len(self.places), room // size)
+        self.size = self.keep * size
+        self.kept: dict[int, Tensor] = {}
+
+    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Groups and targets of every piece, and its operators ``[R B D, T, S]``."""
+        weights = None
+        for number, (groups, rows) in enumerate(self.places):
+            embedded = self.kept.get(number)
+            if embedded is None:
+                weights = self.read() if weights is None else weights
+                piece = weights[:, groups, rows]
+                shape = (len(self.coefficients.outer), piece.shape[:4].numel())
+                keep = number < self.keep
+                out = piece.new_empty(shape) if keep else scratch("operators", piece, *shape)
+                embedded = self.network.embed(piece, self.coefficients, out).view(-1, *piece.shape[2:4])
+                if keep:
+                    self.kept[number] = embedded
+            yield groups, rows, embedded
+
+    def carry(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """``E v`` of the sources' values and ``E^T v`` of the targets', either of which may be missing.
+
+        Args:
+            sources: ``[R, B, D, F / R, S]``.
+            targets: ``[R, B, D, F / R, T]``.
+
+        Returns:
+            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]``.
+        """
+        forth: dict[int, list[Tensor]] = {}
+        back: dict[int, Tensor] = {}
+        for groups, rows, embedded in self:
+            if sources is not None:
+                # v E^T with few rows is twice as fast as E v with few columns
+                found = _product(sources[:, :, groups].flatten(0, 2), embedded.mT)
+                forth.setdefault(groups.start, []).append(found)
+            if targets is not None:
+                given = targets[:, :, groups, :, rows].flatten(0, 2)
+                total = back.get(groups.start)
+                back[groups.start] = _product(given, embedded) if total is None else total.baddbmm_(given, embedded)
+        lead = (sources if targets is None else targets).shape[:2]  # type: ignore[union-attr]
+        there = [parts[0] if len(parts) == 1 else torch.cat(parts, 2) for parts in forth.values()]
+        return _joined(there, lead), _joined(list(back.values()), lead)
+
+    def gradients(
+        self, weights: Tensor | None, targets: Tensor, sources: Tensor
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Gradients of the weights, if given, and of the coefficients, where that of E is ``targets^T sources``."""
+        total: list[Tensor | None] = [None] * 4
+        for_weights = None if weights is None else torch.empty_like(weights)
+        values = self.read() if weights is None else weights
+        for groups, rows in self.places:
+            outer, inner = targets[:, :, groups, :, rows], sources[:, :, groups]
+            outer, inner = outer.flatten(0, 2).mT, inner.flatten(0, 2)
+            grad = scratch("operators", outer, len(outer), outer.shape[1], inner.shape[2])
+            grad = torch.bmm(outer, inner, out=grad).view(targets.shape[0], -1)
+            piece = values[:, groups, rows].detach().requires_grad_(weights is not None)
+            found, *rest = self.network.gradients(piece, self.coefficients, grad)
+            if for_weights is not None and found is not None:
+                for_weights[:, groups, rows] = found
+            total = [r if t is None else t.add_(r) for t, r in zip(total, rest, strict=True)]  # type: ignore[arg-type]
+        return for_weights, total
 
 
-class _Carry(torch.autograd.Function):
-    """Its gradient for the values is the way back; that for ``E`` is laid out as ``E`` is, on both ways."""
+class Operators:
+    """R operators per connection of a block, and the messages that they carry.
+
+    Args:
+        pieces: The block.
+        coefficients: Its coefficients, with their gradients.
+        weights: Its weights ``[B, D, T, S, K]`` if they ask for a gradient.
+        messages: How often messages are to be sent, for which slots are made at once; more may be.
+    """
+
+    def __init__(self, pieces: Pieces, coefficients: Coefficients, weights: Tensor | None, messages: int) -> None:
+        self.pieces, self.coefficients, self.weights, self.messages = pieces, coefficients, weights, messages
+        self._free: list[Tensor] = []
+
+    def forth(self, sources: Tensor) -> Tensor:
+        """``E v``: ``[B, D, S, F] -> [B, D, T, F]``."""
+        return self._send(sources, None, 1.0)[0]
+
+    def back(self, targets: Tensor, scale: float = 1.0) -> Tensor:
+        """``scale E^T v``: ``[B, D, T, F] -> [B, D, S, F]``."""
+        return self._send(None, targets, scale)[0]
+
+    def both(self, sources: Tensor, targets: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """:meth:`forth` of the sources' values and :meth:`back` of the targets', embedding every piece once."""
+        there, here = self._send(sources, targets, scale)
+        return there, here
+
+    def embedded(self) -> Tensor:
+        """All operators at once, ``[R, B, D, T, S]``."""
+        batch, groups, targets, sources = self.pieces.shape
+        out = self.coefficients.outer.new_empty(len(self.coefficients.outer), batch, groups, targets, sources)
+        for where, rows, embedded in self.pieces:
+            part = out[:, :, where, rows]
+            part.copy_(embedded.view(part.shape))
+        return out
+
+    def _send(self, sources: Tensor | None, targets: Tensor | None, scale: float) -> tuple[Tensor, ...]:
+        like = self.coefficients.outer
+        sources, targets = (None if v is None else v.to(like.dtype) for v in (sources, targets))
+        slots: list[Tensor] = []
+        if torch.is_grad_enabled() and (self.weights is not None or like.requires_grad):
+            sent = [v for v in (sources, targets) if v is not None]
+            if len(self._free) < 2 * len(sent):
+                wanted = max(self.messages, len(sent))
+                self._free += _Slots.apply(self.pieces, wanted, sent[0].shape[-1], self.weights, *self.coefficients)
+            slots = [self._free.pop() for _ in range(2 * len(sent))][::-1]
+        if not torch.is_autocast_enabled(like.device.type):
+            return _Messages.apply(self.pieces, scale, sources, targets, *slots)
+        with torch.autocast(like.device.type, enabled=False):  # operators have the precision of the weights
+            return _Messages.apply(self.pieces, scale, sources, targets, *slots)
+
+
+class _Messages(torch.autograd.Function):
+    """Messages of one round along a block; leaves in each pair of slots what makes up the gradient of its E."""
 
     @staticmethod
-    def forward(ctx: Any, matrices: Tensor, values: Tensor, back: bool, scale: float) -> Tensor:
-        lead, flat = matrices.shape[:3], matrices.flatten(0, 2)
-        given = _by_heads(values, lead[1])
-        ctx.save_for_backward(matrices, given)
-        ctx.back, ctx.scale = back, scale
-        return _by_nodes(_product(given, flat if back else flat.mT, scale), lead)
+    def forward(
+        ctx: Any, pieces: Pieces, scale: float, sources: Tensor | None, targets: Tensor | None, *slots: Tensor
+    ) -> tuple[Tensor, ...]:
+        heads = len(pieces.coefficients.outer)
+        below = None if sources is None else _by_heads(sources, heads)
+        above = None if targets is None else _by_heads(targets, heads)
+        above = above if above is None or scale == 1 else above * scale
+        ctx.pieces, ctx.scale, ctx.slots = pieces, scale, bool(slots)
+        ctx.save_for_backward(below, above)
+        return tuple(_by_nodes(m) for m in pieces.carry(below, above) if m is not None)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        matrices, given = ctx.saved_tensors
-        lead, flat = matrices.shape[:3], matrices.flatten(0, 2)
-        grad, for_matrices, for_values = _by_heads(grads[0], lead[1]), None, None
-        if ctx.needs_input_grad[0]:
-            targets, sources = (given, grad) if ctx.back else (grad, given)
-            for_matrices = _product(targets.mT, sources, ctx.scale).view(matrices.shape)
-        if ctx.needs_input_grad[1]:
-            for_values = _by_nodes(_product(grad, flat.mT if ctx.back else flat, ctx.scale), lead)
-        return for_matrices, for_values, None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        below, above = ctx.saved_tensors
+        found = iter(_by_heads(g, len(ctx.pieces.coefficients.outer)) for g in grads)
+        there = None if below is None else next(found)
+        here = None if above is None else next(found)
+        slots: list[Tensor | None] = []
+        if ctx.slots:
+            slots += [] if below is None else [there, below]
+            slots += [] if above is None else [above, here]
+        for_targets, for_sources = ctx.pieces.carry(here, there) if any(ctx.needs_input_grad[2:4]) else (None, None)
+        if for_targets is not None and ctx.scale != 1:
+            for_targets = for_targets * ctx.scale
+        values = [None if v is None else _by_nodes(v) for v in (for_sources, for_targets)]
+        return (None, None, *values, *slots)
 
 
-def _product(a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """``scale a b`` for batches of matrices; with a lone column and row it is no matrix product."""
-    if a.shape[2] == 1:
-        return a * b if scale == 1 else a * b * scale
-    return torch.baddbmm(a.new_zeros(()), a, b, beta=0, alpha=scale)
+class _Slots(torch.autograd.Function):
+    """Empty tensors whose gradients are the factors of that of E: targets and sources of each message in turn."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pieces: Pieces, messages: int, width: int, weights: Tensor | None, *coefficients: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.pieces = pieces
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(weights)
+        heads = len(coefficients[2])
+        batch, groups, targets, sources = pieces.shape
+        empty = coefficients[2].new_empty(())
+        shapes = [(heads, batch, groups, width // heads, n) for n in (targets, sources)] * messages
+        return tuple(empty.expand(shape) for shape in shapes)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        (weights,) = ctx.saved_tensors
+        targets, sources = ([g for g in grads[side::2] if g is not None] for side in (0, 1))
+        if not targets:
+            return (None,) * 8
+        found = ctx.pieces.gradients(weights, torch.cat(targets, 3), torch.cat(sources, 3))
+        ctx.pieces.kept.clear()  # all messages are differentiated; a second time they would be embedded again
+        return (None, None, None, found[0], *found[1])
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a b`` for batches of matrices; with a lone column and row it is no matrix product."""
+    return a * b if a.shape[2] == 1 else torch.bmm(a, b)
+
+
+def _joined(parts: list[Tensor], lead: Sequence[int]) -> Tensor | None:
+    """Groups ``[R B D, F, N]`` one after another, ``[R, B, D, F, N]``."""
+    whole = [p.unflatten(0, (*lead, -1)) for p in parts]
+    return None if not whole else whole[0] if len(whole) == 1 else torch.cat(whole, 2)
 
 
 def _by_heads(values: Tensor, heads: int) -> Tensor:
-    """``[B, D, N, F] -> [B R D, F / R, N]``."""
-    return values.unflatten(-1, (heads, -1)).permute(0, 3, 1, 4, 2).flatten(0, 2)
+    """``[B, D, N, F] -> [R, B, D, F / R, N]``."""
+    return values.unflatten(-1, (heads, -1)).permute(3, 0, 1, 4, 2).contiguous()
 
 
-def _by_nodes(values: Tensor, lead: torch.Size) -> Tensor:
+def _by_nodes(values: Tensor) -> Tensor:
     """Inverse of :func:`_by_heads`."""
-    return values.unflatten(0, lead).permute(0, 2, 4, 1, 3).flatten(3)
+    return values.permute(1, 2, 4, 0, 3).flatten(3)

@@ -1,9 +1,9 @@
 """Operator message passing: weights are embedded into R matrices per block, and rounds multiply by them.
 
-For a block ``W`` from source to target, ``E = phi(W)`` has shape ``[B, R, D, T, S]``. A message to the target is
-``E @ h`` head by head, a message back is ``E^T @ g``; memory is that of E once, and of the neurons per round. All
-operations act alike on every neuron, so permuting neurons permutes the features (equivariance), and nothing mixes nets
-of a batch.
+For a block ``W`` from source to target, ``E = phi(W)`` has shape ``[R, B, D, T, S]``. A message to the target is
+``E @ h`` head by head, a message back is ``E^T @ g``; memory is that of E once, as far as it may be kept, and of the
+neurons per round. All operations act alike on every neuron, so permuting neurons permutes the features (equivariance),
+and nothing mixes nets of a batch.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from metanet.graph.layout import Block, Layout, layout_of
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
+from metanet.nn.messages import Operators
 from metanet.nn.nodes import NodeUpdate
-from metanet.nn.operators import Operators
 from metanet.space.weight_space import WeightSpace
 
 
@@ -78,7 +78,7 @@ class Parallel(nn.Module):
     """One round in which every neuron hears all of its neighbours at once, and is updated once.
 
     ``h = U(h, sum_blocks E h_s, sum_blocks E^T h_t)``: as many rounds as layers carry information through the network.
-    Every weight is embedded once a round where it does not fit in memory, half as often as by a sweep.
+    Every weight whose operators are not kept is embedded once a round, half as often as by a sweep.
 
     Args:
         width: Features per node.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -11,7 +12,11 @@ from torch import fx
 
 def operation_name(node: fx.Node) -> str:
     """``"aten.add"``: namespace and name without the overload."""
-    target = node.target
+    return _name(node.target)
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(target: Any) -> str:
     packet = getattr(target, "overloadpacket", None)
     if packet is not None:
         return str(packet)
@@ -33,14 +38,17 @@ def shape_of(node: fx.Node) -> tuple[int, ...]:
 
 def bind(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments in the order of the operation's schema, defaults filled in; keyword-only ones stay keywords."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None:
-        return args, dict(kwargs)
     left = dict(kwargs)
-    full = list(args)
-    for argument in [a for a in schema.arguments if not a.kwarg_only][len(args) :]:
-        full.append(left.pop(argument.name, argument.default_value if argument.has_default_value() else None))
-    return tuple(full), left
+    rest = _positional(node.target)[len(args) :]
+    return (*args, *(left.pop(name, default) for name, default in rest)), left
+
+
+@functools.lru_cache(maxsize=4096)
+def _positional(target: Any) -> tuple[tuple[str, Any], ...]:
+    """Names and defaults of the positional arguments in an operation's schema."""
+    schema = getattr(target, "_schema", None)
+    specs = [a for a in schema.arguments if not a.kwarg_only] if schema is not None else []
+    return tuple((a.name, a.default_value if a.has_default_value() else None) for a in specs)
 
 
 def argument(node: fx.Node, name: str, default: Any = None) -> Any:

@@ -64,6 +64,7 @@ class Names:
         self.axes: list[Axis] = []
         self.of: dict[Dim, str] = {}
         self._taken: set[str] = set()
+        self._labels: dict[Dim, Label] = {}  # of products and concatenations, all of whose atoms have names
 
     def labels(self, value: Value) -> list[Label]:
         """The labels of all dimensions of a value."""
@@ -73,8 +74,11 @@ class Names:
         """The label of a dim; new atoms in it are named after the place."""
         node = find(dim)
         if node.form != "atom":
-            parts = factors_of(node) if node.form == "product" else pieces_of(node)
-            return Label(node.size, node.form, parts=tuple(self.label(p, place) for p in parts))  # type: ignore[arg-type]
+            if node not in self._labels:
+                parts = factors_of(node) if node.form == "product" else pieces_of(node)
+                labels = tuple(self.label(p, place) for p in parts)
+                self._labels[node] = Label(node.size, node.form, parts=labels)  # type: ignore[arg-type]
+            return self._labels[node]
         if node.size == 1:
             return Label(1, "unit")
         if node not in self.of:

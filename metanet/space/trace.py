@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +16,7 @@ from metanet.space import rules  # noqa: F401  (importing the package registers 
 from metanet.space.axes import Dim, settle
 from metanet.space.exporting import Inputs, Program
 from metanet.space.gauge import infer_gauges
-from metanet.space.recording import capture
+from metanet.space.record import capture
 from metanet.space.resolve import Names, resolve
 from metanet.space.walk import Origin, Value, Walk
 from metanet.space.weight_space import WeightSpace
@@ -39,12 +42,25 @@ def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> W
         SpaceError: The module cannot be traced (the message carries the reason that ``torch.export`` gave), or it
             cannot be certified because its outputs are not finite.
     """
-    graph = Traced.of(module, example_inputs)
-    if not certify:
-        return graph.space()
+    with _uncollected():
+        graph = Traced.of(module, example_inputs)
+        if not certify:
+            return graph.space()
     from metanet.symmetry.soundness import certified_space  # symmetry builds on space: imported where it is used
 
     return certified_space(graph, module, example_inputs)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put the garbage collector off: a trace makes many objects that live until its end, and it would look at all."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ and use the methods here; an operation without a rule freezes whatever it touche
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from metanet.space.axes import Dim, freeze, product, unify
+from metanet.space.axes import Dim, factors_of, freeze, product, unify
 from metanet.space.calls import bind, instances, is_read, map_results, module_path, operation_name, shape_of
 from metanet.space.rules.registry import lookup
 from metanet.space.weight_space import LinkKind, Opaque
@@ -48,6 +49,11 @@ class Value:
     origin: Origin | None = None
     depth: int = 0
     pending: frozenset[int] = frozenset()
+
+    @functools.cached_property
+    def factors(self) -> tuple[tuple[Dim, ...], ...]:
+        """The factors of every dimension, to be asked for after the walk: they are remembered."""
+        return tuple(tuple(factors_of(d)) for d in self.dims)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from metanet.tasks.report import epoch_line
 from metanet.zoo.data import ZooDataModule
 
 CHECKPOINTS, CONFIG = "checkpoints", "config.yaml"
-SHOWN = ("train_loss", "val_loss", "val_tau", "val_r2", "val_mae")
+SHOWN = ("train_loss", "val_loss", "val_tau", "val_r2", "val_mae", "val_accuracy", "val_balanced_accuracy")
 
 
 class EpochLines(Callback):
@@ -89,10 +89,10 @@ class RunConfig(SaveConfigCallback):
             self.parser.save(self.config, target, overwrite=True, multifile=False)
 
 
-def checkpoint_callbacks(folder: Path) -> list[Callback]:
-    """Keep the checkpoint of the best validation tau, and that of the last epoch to resume from."""
+def checkpoint_callbacks(folder: Path, monitor: str) -> list[Callback]:
+    """Keep the checkpoint of the best validation score, and that of the last epoch to resume from."""
     where = folder / CHECKPOINTS
-    best = ModelCheckpoint(where, "best", monitor="val_tau", mode="max", enable_version_counter=False)
+    best = ModelCheckpoint(where, "best", monitor=monitor, mode="max", enable_version_counter=False)
     last = ModelCheckpoint(where, "last", enable_version_counter=False)
     return [best, last]
 

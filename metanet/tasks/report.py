@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,14 +26,16 @@ class RunFacts:
     """What a comparison of runs needs besides test scores.
 
     Attributes:
-        validation_tau: Best Kendall tau on the validation split, by which the checkpoint was chosen.
+        monitor: Name of the score on the validation split by which the checkpoint was chosen.
+        validation: That score.
         epoch: Epoch of that checkpoint, from 0.
         epochs: Epochs trained.
         parameters: Trainable parameters of the metanet.
         seconds_per_epoch: Median time of training an epoch, without validation; None if this process trained none.
     """
 
-    validation_tau: float
+    monitor: str
+    validation: float
     epoch: int
     epochs: int
     parameters: int
@@ -39,17 +43,14 @@ class RunFacts:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Predictions on the test split of a zoo.
+class RunReport:
+    """What every report of a run has.
 
     Attributes:
         zoo: Name of the zoo.
         target: What is predicted.
         seed: Seed of the run.
         name: Class of the metanet.
-        true: Targets, ``[N]``.
-        metanet: Predictions of the metanet, ``[N]``.
-        statnn: Predictions of StatNN, fitted on the same training nets, ``[N]``.
         facts: How the run went.
     """
 
@@ -57,10 +58,53 @@ class Report:
     target: str
     seed: int
     name: str
+    facts: RunFacts
+
+    @abstractmethod
+    def table(self) -> Table:
+        """The scores for people."""
+
+    @abstractmethod
+    def draw(self, figure: Any) -> None:
+        """Draw the predictions into a matplotlib figure."""
+
+    @abstractmethod
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``metrics.json``, ``predicted.png`` and ``predicted.svg``; return their paths."""
+
+    def save(self, folder: Path, scores: Mapping[str, Any]) -> list[Path]:
+        """Write the files, given the scores by model."""
+        content = {**scores, "seed": self.seed, "zoo": self.zoo, "run": asdict(self.facts)}
+        files = [folder / "metrics.json", folder / "predicted.png", folder / "predicted.svg"]
+        write_whole(files[0], (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
+        for file in files[1:]:
+            self.plot(file)
+        return files
+
+    def plot(self, file: Path) -> None:
+        """Draw the picture; the ending of the file decides the format."""
+        from matplotlib.figure import Figure  # only runs that end draw, and importing matplotlib takes a second
+
+        figure = Figure(figsize=(9, 4.6), layout="constrained")
+        self.draw(figure)
+        temporary = file.with_name(f".{file.name}.tmp")
+        figure.savefig(temporary, format=file.suffix[1:], dpi=150)
+        os.replace(temporary, file)
+
+
+@dataclass(frozen=True)
+class Report(RunReport):
+    """Predictions of a number on the test split of a zoo.
+
+    Attributes:
+        true: Targets, ``[N]``.
+        metanet: Predictions of the metanet, ``[N]``.
+        statnn: Predictions of StatNN, fitted on the same training nets, ``[N]``.
+    """
+
     true: np.ndarray
     metanet: np.ndarray
     statnn: np.ndarray
-    facts: RunFacts
 
     def scores(self) -> dict[str, Scores]:
         """Scores by model, ``metanet`` and ``statnn``."""
@@ -79,28 +123,14 @@ class Report:
 
     def write(self, folder: Path) -> list[Path]:
         """Write ``metrics.json``, ``predicted.png`` and ``predicted.svg``; return their paths."""
-        content = {key: found.as_dict() for key, found in self.scores().items()}
-        text = (
-            json.dumps(
-                {**content, "seed": self.seed, "zoo": self.zoo, "run": asdict(self.facts)}, indent=1, allow_nan=False
-            )
-            + "\n"
-        )
-        files = [folder / "metrics.json", folder / "predicted.png", folder / "predicted.svg"]
-        write_whole(files[0], text.encode())
-        for file in files[1:]:
-            self.plot(file)
-        return files
+        return self.save(folder, {key: found.as_dict() for key, found in self.scores().items()})
 
-    def plot(self, file: Path) -> None:
-        """Draw predicted against true values, the metanet beside StatNN; the ending of the file decides the format."""
-        from matplotlib.figure import Figure  # only runs that end draw, and importing matplotlib takes a second
-
+    def draw(self, figure: Any) -> None:
+        """Predicted against true values, the metanet beside StatNN."""
         every = np.concatenate([self.true, self.metanet, self.statnn])
         low, high = float(every.min()), float(every.max())
         margin = 0.04 * (high - low)
         target = self.target.replace("_", " ")
-        figure = Figure(figsize=(9, 4.6), layout="constrained")
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         scores = self.scores()
         for axes, key, label in zip(panels, ("metanet", "statnn"), (self.name, "StatNN"), strict=True):
@@ -113,9 +143,6 @@ class Report:
             axes.set_aspect("equal")
         panels[0].set_ylabel(f"predicted {target}")
         figure.suptitle(f"{self.zoo}: {len(self.true)} test nets")
-        temporary = file.with_name(f".{file.name}.tmp")
-        figure.savefig(temporary, format=file.suffix[1:], dpi=150)
-        os.replace(temporary, file)
 
 
 def statnn_predictions(

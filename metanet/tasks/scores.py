@@ -38,3 +38,30 @@ def score(predicted: ArrayLike, true: ArrayLike) -> Scores:
     r2 = 1 - float(np.sum((y - p) ** 2)) / spread if spread > 0 else float("nan")
     tau = float(kendalltau(p, y).statistic) if len(y) > 1 and np.ptp(p) > 0 and spread > 0 else float("nan")
     return Scores(tau, r2, float(np.mean(np.abs(y - p))), len(y))
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Share of nets told rightly, its mean over classes, mean cross-entropy in nats, number of nets."""
+
+    accuracy: float
+    balanced_accuracy: float
+    nll: float
+    count: int
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The three scores, None where one is not finite, for JSON."""
+        found = {"accuracy": self.accuracy, "balanced_accuracy": self.balanced_accuracy, "nll": self.nll}
+        return {name: value if np.isfinite(value) else None for name, value in found.items()}
+
+
+def classified(probabilities: ArrayLike, true: ArrayLike) -> ClassScores:
+    """Compare class probabilities ``[N, classes]`` with the numbers of the true classes ``[N]``.
+
+    The balanced accuracy is the mean, over the classes that occur, of the share of their nets told rightly.
+    """
+    p, y = np.asarray(probabilities, np.float64), np.asarray(true).astype(np.int64)
+    right = p.argmax(1) == y
+    per_class = [right[y == c].mean() for c in np.unique(y)]
+    nll = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()
+    return ClassScores(float(right.mean()), float(np.mean(per_class)), float(nll), len(y))

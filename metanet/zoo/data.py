@@ -51,6 +51,8 @@ class ZooDataModule(pl.LightningDataModule):
         mixed: Draw training batches from all spaces together, as one graph a space.
         augment: Symmetries that training nets are moved by, each net anew in every epoch: ``permutation``, ``scale``,
             ``sign``. Nothing is gained for a metanet that is invariant to them.
+        classify: Read the target as a class, number or text: ``classes`` are its values among the training nets, and
+            targets are their numbers.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ZooDataModule(pl.LightningDataModule):
         filter: dict[str, Any] | None = None,
         mixed: bool = False,
         augment: Sequence[str] = (),
+        classify: bool = False,
     ) -> None:
         super().__init__()
         check_kinds("data.augment", augment)
@@ -77,7 +80,8 @@ class ZooDataModule(pl.LightningDataModule):
         self.zoo, self.target, self.batch_size, self.num_workers = zoo, target, batch_size, num_workers
         self.filter, self.mixed, self.augment = dict(filter or {}), mixed, tuple(augment)
         self.seed = torch.initial_seed() % 2**32 if seed is None else seed
-        self.sizes = sizes
+        self.sizes, self.classify = sizes, classify
+        self.classes: tuple[Any, ...] = ()
         self.splits: dict[Split, ZooSplit] = {}
         self.excluded = 0
 
@@ -99,7 +103,10 @@ class ZooDataModule(pl.LightningDataModule):
         if self.splits:
             return
         opened = open_zoo(self.zoo).filter(**self.filter) if self.filter else open_zoo(self.zoo)
-        targets = _numbers(opened, self.target)
+        if self.classify:
+            self.classes, targets = class_numbers(opened, self.target)
+        else:
+            targets = _numbers(opened, self.target)
         finite = np.isfinite(targets)
         marked = "diverged" in opened.table.column_names
         if marked:
@@ -204,6 +211,35 @@ def _numbers(zoo: ModelZoo, target: str) -> np.ndarray:
             f"Zoo '{zoo.name}': target '{target}' is not a number (got {column.dtype}). Accepted: {', '.join(numeric)}."
         )
     return column.astype(np.float64)
+
+
+def class_numbers(zoo: ModelZoo, target: str) -> tuple[tuple[Any, ...], np.ndarray]:
+    """The values that a column takes among the training nets, in order, and their numbers for all nets, ``[N]``.
+
+    A net without a value has NaN for a number.
+
+    Raises:
+        ZooError: The zoo has no such column, it takes a value elsewhere that no training net has, or so many that they
+            are no classes.
+    """
+    zoo.column(target)  # refuses what is not there
+    values = zoo.table[target].to_pylist()
+    train = zoo.rows("train")
+    known = {values[i] for i in train} - {None}
+    classes = tuple(sorted(known))
+    if len(classes) > max(2, len(train) // 2):
+        raise ZooError(
+            f"Zoo '{zoo.name}': target '{target}' takes {len(classes)} values among {len(train)} training nets, too "
+            "many for classes. Predict it as a number (task: regression)."
+        )
+    numbers = {value: float(i) for i, value in enumerate(classes)}
+    unknown = sorted({values[i] for part in ("validation", "test") for i in zoo.rows(part)} - known - {None})
+    if unknown:
+        raise ZooError(
+            f"Zoo '{zoo.name}': target '{target}' is {unknown[0]!r} for a validation or test net, and for no training "
+            f"net. Its classes are {', '.join(map(str, classes))}; leave such nets out with data.filter."
+        )
+    return classes, np.array([numbers.get(value, np.nan) for value in values])
 
 
 def _finite_weights(zoo: ModelZoo, candidates: np.ndarray) -> np.ndarray:

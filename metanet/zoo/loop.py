@@ -82,7 +82,7 @@ def _module(plan: NetPlan, dtype: torch.dtype) -> tuple[SmallCNN, list[tuple[Giv
 def _draw_factors(dropouts: list[tuple[GivenDropout, tuple[int, ...]]], stream: NetStream) -> None:
     sizes = [int(np.prod(shape)) for _, shape in dropouts]
     if sizes:
-        drawn = torch.from_numpy(stream.masks(1, sum(sizes))[0].T.copy())
+        drawn = torch.from_numpy(stream.masks(1, sum(sizes))[0]).T.contiguous()
         for (dropout, _), part in zip(dropouts, drawn.split(sizes, dim=1), strict=True):
             dropout.factors = part
 

@@ -91,6 +91,7 @@ class ShardFiles:
         self.path, self.spaces, self.nets = path, spaces, nets
         self._mapped: OrderedDict[tuple[str, int], dict[str, Tensor]] = OrderedDict()
         self._bytes = 0
+        self._checked: set[tuple[str, int]] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_mapped": OrderedDict(), "_bytes": 0}  # worker processes map the files themselves
@@ -105,19 +106,36 @@ class ShardFiles:
         if key in self._mapped:
             self._mapped.move_to_end(key)
             return self._mapped[key]
-        self.check(digest, shard)
         path = shard_path(self.path, digest, shard)
-        size = path.stat().st_size
+        size = path.stat().st_size if path.is_file() else 0
         while self._mapped and (len(self._mapped) >= MAPPED_FILES or self._bytes + size > MAPPED_BYTES):
             self._bytes -= _bytes(self._mapped.popitem(last=False)[1])
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in self.spaces[digest].shapes}
-        except (OSError, SafetensorError) as error:
-            raise ZooError(f"Cannot read shard {path}: {error}. {REBUILD}") from error
+            tensors = self._map(digest, shard)
+        except (MemoryError, RuntimeError):  # less address space than thought: give back all that is mapped
+            self._mapped.clear()
+            self._bytes = 0
+            try:
+                tensors = self._map(digest, shard)
+            except (MemoryError, RuntimeError) as error:
+                raise ZooError(
+                    f"Cannot map shard {path} into memory: got '{error}'. It takes {size:,} bytes; free memory, or "
+                    "raise the limit of address space (ulimit -v)."
+                ) from error
         self._mapped[key] = tensors
         self._bytes += _bytes(tensors)
         return tensors
+
+    def _map(self, digest: str, shard: int) -> dict[str, Tensor]:
+        if (digest, shard) not in self._checked:
+            self.check(digest, shard)
+            self._checked.add((digest, shard))
+        path = shard_path(self.path, digest, shard)
+        try:
+            with safe_open(path, framework="pt") as file:
+                return {name: file.get_tensor(name) for name in self.spaces[digest].shapes}
+        except (OSError, SafetensorError) as error:
+            raise ZooError(f"Cannot read shard {path}: {error}. {REBUILD}") from error
 
     def stack(self, digest: str, shards: np.ndarray, rows: np.ndarray) -> dict[str, Tensor]:
         """Nets of one weight space as stacked tensors ``[n, *shape]``, in the order given.

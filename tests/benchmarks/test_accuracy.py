@@ -42,7 +42,7 @@ def test_runs_are_done_once_and_failures_are_said(accuracy, tiny_zoo, tmp_path, 
     ours = next(row for row in found if row["model"] == "deepsets")
     assert ours["seeds"] == 2
     assert ours["epochs"] == 1
-    assert len(ours["test taus"].split()) == 2
+    assert len(ours["each seed"].split()) == 2
     assert len(list(runs.glob("digits_accuracy/deepsets/seed-*/checkpoints/best.ckpt"))) == 2
 
     files = sorted(runs.rglob("*"))

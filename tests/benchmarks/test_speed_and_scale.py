@@ -34,6 +34,20 @@ def test_time_and_memory_are_drawn_against_parameters(tmp_path):
     assert "<svg" in (tmp_path / "out.svg").read_text()
 
 
+def test_models_are_picked_by_their_size(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module("depgraph")
+    sizes = {"a": {"a1": 3e6, "a2": 1e6, "a3": 2e6, "a4": 9e6, "a5": 2e8}, "b": {"b1": 2e8}}
+    rows = [{"model": m, "family": f, "parameters": n} for f, own in sizes.items() for m, n in own.items()]
+    (tmp_path / "table.json").write_text(json.dumps({"models": [*rows, {"model": "broken", "family": "c"}]}))
+    monkeypatch.setattr(module, "TABLE", tmp_path / "table.json")
+    assert module.picked("smallest") == ["a2", "b1"]
+    assert module.picked("median") == ["a3"]
+    assert module.picked("all") == ["a2", "a3", "a1", "a4", "a5", "b1"]
+    for name in ("depgraph", "architectures", "isolated", "common"):  # no package: gone with the path
+        sys.modules.pop(name, None)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("torch_pruning") is None, reason="torch_pruning is no dependency")
 def test_seconds_beside_torch_pruning(tmp_path):
     rows = {row[""]: row for row in figures("depgraph.py", tmp_path / "out.json")["rows"]}

@@ -59,7 +59,7 @@ def test_export_carries_the_space(folder, tmp_path, capsys):
 def test_parts_are_built_and_merged(folder, tmp_path, capsys):
     text = (recipes_folder() / "digits-cnn" / "recipe.yaml").read_text()
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(text.replace("nets: 1500", "nets: 4\nmax_steps: 1").replace("shard_size: 75", "shard_size: 1"))
+    recipe.write_text(text.replace("nets: 2000", "nets: 4\nmax_steps: 1").replace("shard_size: 75", "shard_size: 1"))
     parts = [str(tmp_path / f"part{i}") for i in (1, 2)]
     for i, part in enumerate(parts, start=1):
         build = ["zoo", "build", str(recipe), "--shard", f"{i}/2", "--out", part, "--workers", "0"]

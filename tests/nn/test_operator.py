@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from metanet import testing
+from metanet.graph import NeuronGraph
 from metanet.graph.pyg import edge_index
-from metanet.nn import BlockEmbedding, Parallel, Sweep
-from metanet.nn.operators import LazyOperators, Operators
+from metanet.nn import BlockEmbedding, Parallel, SignedBlockEmbedding, Sweep
+from metanet.nn.connections import Coefficients, ConnectionNetwork
 
 HEADS, WIDTH = 4, 8
 
@@ -15,13 +16,13 @@ def edge_sum(values, embedded, layout, block, back):
     """``sum over edges of E * h`` head by head, divided by the root of the senders a receiver hears."""
     ends = edge_index(layout, block)
     sender, receiver = (ends[1], ends[0]) if back else (ends[0], ends[1])
-    batch = embedded.shape[0]
-    weights = embedded.reshape(batch, HEADS, -1)  # one number per head and edge, in the order of edge_index
+    batch = embedded.shape[1]
+    weights = embedded.reshape(HEADS, batch, -1)  # one number per head and edge, in the order of edge_index
     everywhere = torch.zeros(batch, layout.size, WIDTH, dtype=values.dtype)
     place = block.target if back else block.source
     start, size = layout.offsets[place], layout.nodes[place].size
     everywhere[:, start : start + size] = values
-    heard = everywhere[:, sender].reshape(batch, -1, HEADS, WIDTH // HEADS) * weights.movedim(1, 2)[..., None]
+    heard = everywhere[:, sender].reshape(batch, -1, HEADS, WIDTH // HEADS) * weights.permute(1, 2, 0)[..., None]
     total = torch.zeros_like(everywhere).index_add(1, receiver, heard.flatten(2))
     count = block.shape[1] if back else block.shape[2]
     place = block.source if back else block.target
@@ -38,43 +39,94 @@ def test_messages_equal_the_sum_over_edges(traced, back):
         node = layout.nodes[block.target if back else block.source]
         features = torch.randn(3, node.size, WIDTH, dtype=torch.float64)
         found = (sweep.up if back else sweep.down)(features, operators, layout, block)
-        plain = operators.embedded * block.shape[2] ** 0.5  # the operators hold the factor of the way forth
+        plain = operators.embedded() * block.shape[2] ** 0.5  # the operators hold the factor of the way forth
         torch.testing.assert_close(found, edge_sum(features, plain, layout, block, back), rtol=1e-10, atol=1e-10)
 
 
+class PlainOperators:
+    """What :class:`~metanet.nn.messages.Operators` do, as formulas for autograd."""
+
+    def __init__(self, network, coefficients, weights):
+        seen = network.read(weights)
+        inner, shift, outer, skip = coefficients
+        linear = seen[:, :-1] @ inner[:, :-1].T
+        linear = (linear.abs() if network.folded else linear) + seen[:, -1:] * inner[:, -1] + shift
+        embedded = torch.nn.functional.silu(linear) @ outer.T + seen[:, :-1] @ skip.T
+        self.matrices = embedded.T.unflatten(1, weights.shape[:4])
+
+    def forth(self, sources):
+        sources = sources.unflatten(-1, (HEADS, -1))
+        return torch.einsum("rbdts,bdsrf->bdtrf", self.matrices, sources).flatten(3)
+
+    def back(self, targets, scale):
+        targets = targets.unflatten(-1, (HEADS, -1))
+        return scale * torch.einsum("rbdts,bdtrf->bdsrf", self.matrices, targets).flatten(3)
+
+    def both(self, sources, targets, scale):
+        return self.forth(sources), self.back(targets, scale)
+
+
+@pytest.mark.parametrize("embedding_type", [BlockEmbedding, SignedBlockEmbedding])
 @pytest.mark.parametrize("round_type", [Sweep, Parallel])
-@pytest.mark.parametrize("limit", [1, 60, 200])
-def test_embedding_piece_by_piece_changes_nothing(traced, round_type, limit):
+@pytest.mark.parametrize("limit", [1, 60, 200, 2**25])
+def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, round_type, limit):
+    """With operators kept, some kept, or embedded again at every use, in pieces of any size."""
     torch.manual_seed(0)
-    graph = testing.randomised_graph(traced[2], nets=2)
-    embedding, step = BlockEmbedding(HEADS).double(), round_type(WIDTH, HEADS).double()
+    space = traced[2]
+    graph = NeuronGraph(
+        space, {n: t.requires_grad_() for n, t in testing.randomised_graph(space, nets=2).tensors.items()}
+    )
+    embedding, steps = embedding_type(HEADS).double(), [round_type(WIDTH, HEADS).double() for _ in range(2)]
     nodes = [torch.randn(2, n.size, WIDTH, dtype=torch.float64, requires_grad=True) for n in graph.layout.nodes]
-    wanted, gradients = run(embedding.operators(graph, 2**25), embedding, step, nodes, graph)
-    pieces = embedding.operators(graph, limit)
-    assert all(isinstance(p, LazyOperators) for p in pieces)
-    assert any(len(p.rows) > 1 for p in pieces) or limit == 200
-    found, others = run(pieces, embedding, step, nodes, graph)
-    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(others, gradients, rtol=1e-10, atol=1e-12)
+    wanted = [p for m in (embedding, *steps) for p in m.parameters()] + nodes + [graph.tensors[n] for n in space.tensor]
+    found = []
+    for pieces in (False, True):
+        if pieces:
+            operators = embedding.operators(graph, limit, messages=1)  # fewer than are sent: more slots are made
+            kept = sum(o.pieces.keep for o in operators), sum(len(o.pieces.places) for o in operators)
+            assert (kept[0] == kept[1]) == (limit == 2**25)
+        else:
+            embeddings = zip(embedding.embeddings(graph.layout), graph.blocks(), strict=True)
+            operators = [PlainOperators(*known, weights) for known, weights in embeddings]
+        features = run(steps, operators, nodes, graph)
+        total = (features * torch.linspace(-1, 1, features.numel(), dtype=torch.float64).view(features.shape)).sum()
+        grads = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True, retain_graph=True)
+        again = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+        torch.testing.assert_close(again, grads, rtol=1e-12, atol=1e-12)
+        found.append([features.detach(), *grads])
     with torch.no_grad():
-        torch.testing.assert_close(run_forward(pieces, step, nodes, graph), wanted, rtol=1e-12, atol=1e-12)
+        found[1].append(run(steps, embedding.operators(graph, limit), nodes, graph))
+    torch.testing.assert_close(found[1], [*found[0], found[0][0]], rtol=1e-10, atol=1e-11)
 
 
-def run_forward(operators, step, nodes, graph):
-    return torch.cat(step(nodes, operators, graph.layout), 1)
+def run(steps, operators, nodes, graph):
+    for step in steps:
+        nodes = step(nodes, operators, graph.layout)
+    return torch.cat(nodes, 1)
 
 
-def run(operators, embedding, step, nodes, graph):
-    """Features after a round, and the gradients of their weighted sum for all parameters and inputs."""
-    features = run_forward(operators, step, nodes, graph)
-    total = (features * torch.linspace(-1, 1, features[0].numel(), dtype=torch.float64).view(features[0].shape)).sum()
-    wanted = [*embedding.parameters(), *step.parameters(), *nodes]
-    return features.detach(), torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+@pytest.mark.parametrize("taps", [1, 4])
+@pytest.mark.parametrize(("even", "folded"), [(False, False), (True, False), (False, True)])
+def test_gradients_of_the_embedding_alone(taps, even, folded):
+    torch.manual_seed(0)
+    network = ConnectionNetwork(2.0, even, folded)
+    shapes = [(2, 1, 3, 2, taps), (6, taps + 1), (6,), (HEADS, 6), (HEADS, taps)]
+    weights, *coefficients = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
+    plain = PlainOperators(network, coefficients, weights).matrices
+    out, grad = torch.empty(HEADS, 12, dtype=torch.float64), torch.randn(HEADS, 12, dtype=torch.float64)
+    network.embed(weights, Coefficients(*coefficients), out)
+    torch.testing.assert_close(out, plain.flatten(1), rtol=1e-12, atol=1e-14)
+    wanted = torch.autograd.grad(plain.flatten(1), [weights, *coefficients], grad)
+    found = network.gradients(weights, Coefficients(*coefficients), grad)
+    torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-13)
 
 
-def test_small_inputs_are_embedded_once(traced_network):
-    graph = testing.randomised_graph(traced_network("cnn")[2])
-    assert all(type(o) is Operators for o in BlockEmbedding(HEADS).double().operators(graph, 2**25))
+def test_large_and_missing_weights_are_embedded_without_nan():
+    weights = torch.tensor([0.0, 1e-30, 1e30, -3e38]).view(1, 1, 2, 2, 1)
+    coefficients = Coefficients(*(1e3 * torch.randn(s) for s in ((6, 2), (6,), (HEADS, 6), (HEADS, 1))))
+    network, out = ConnectionNetwork(1.0), torch.empty(HEADS, 4)
+    assert network.embed(weights, coefficients, out).isfinite().all()
+    assert all(g.isfinite().all() for g in network.gradients(weights, coefficients, torch.ones_like(out))[1:])
 
 
 def test_grouped_convolutions_are_among_the_cases(traced_network):

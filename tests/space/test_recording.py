@@ -1,15 +1,18 @@
+import gc
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules import module as everywhere
 
 import metanet
 from metanet.errors import SpaceError
-from metanet.space import recording
-from metanet.space.exporting import export
+from metanet.space import record as recording
+from metanet.space.exporting import evaluating, export
 
 
 def program(module, *inputs):
-    with recording.evaluating(module):
+    with evaluating(module):
         return recording.Recorder().run(module, inputs, {})
 
 
@@ -67,7 +70,22 @@ def test_nothing_is_left_behind_in_the_module():
     assert module.training
     assert all(before[n] is p for n, p in module.named_parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
+    assert not everywhere._global_forward_hooks
+    assert not everywhere._global_forward_pre_hooks
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_the_garbage_collector_is_left_as_it_was():
+    metanet.trace(nn.Linear(2, 3), torch.ones(1, 2))
+    with pytest.raises(SpaceError):
+        metanet.trace(nn.Linear(2, 3), torch.ones(1, 5))
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        metanet.trace(nn.Linear(2, 3), torch.ones(1, 2))
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 def overwrite_part(module, x):

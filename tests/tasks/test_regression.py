@@ -12,7 +12,7 @@ from torch import nn
 from metanet.errors import CheckpointError, ConfigError
 from metanet.models import Metanet
 from metanet.tasks import PropertyRegression
-from metanet.tasks.regression import jitter, rate_factor
+from metanet.tasks.base import jitter, rate_factor
 from metanet.tasks.scores import score
 from metanet.zoo.data import ZooBatch, ZooDataModule
 

@@ -25,7 +25,7 @@ from metanet.zoo.batched.evaluate import evaluate_block
 from metanet.zoo.batched.network import Network
 from metanet.zoo.batched.slots import pack, unpack
 from metanet.zoo.batched.train import train_block
-from metanet.zoo.draws import plan_net
+from metanet.zoo.draws import NetStream, plan_net
 from metanet.zoo.fields import fields_of, move_images
 from metanet.zoo.images import load_images
 from metanet.zoo.initial import initial_weights
@@ -70,6 +70,33 @@ def test_equals_the_plain_loop(images, optimizer, activation):
     assert not torch.equal(tensors["conv2.weight"][0], tensors["conv2.weight"][1])
 
 
+@pytest.mark.parametrize("fn", ["relu", "leaky_relu", "tanh", "gelu"])
+def test_dropout_after_activations_equals_the_plain_loop(images, monkeypatch, fn):
+    """Dropout may work in the memory of the activation, and that in the memory of the convolution; by halves here."""
+    monkeypatch.setattr(blocking, "CACHE", 1)
+    monkeypatch.setattr(blocking, "FEWEST", BATCH)
+    act = Activation(fn)
+    layers = (
+        Conv(4, 3, 2),
+        act,
+        Dropout(),
+        Conv(5, 2),
+        act,
+        Dropout(),
+        MeanPool(),
+        Linear(6),
+        act,
+        Dropout(),
+        Linear(10),
+    )
+    plans = [replace(p, architecture=Architecture((1, 8, 8), layers)) for p in plans_of("sgd", fn, 8)[:2]]
+    assert part_size(plans[0].architecture, 2, BATCH) == BATCH // 2
+    tensors = train_block(plans, images, BATCH, torch.float64)
+    for i, plan in enumerate(plans):
+        for name, value in train_net(plan, images, BATCH, torch.float64).state_dict().items():
+            torch.testing.assert_close(tensors[name][i], value, rtol=1e-8, atol=1e-9)
+
+
 CHANGES = {
     "augmentation": {"flip": 0.5, "shift": 2},
     "label noise": {"label_noise": 0.4},
@@ -95,7 +122,8 @@ def test_hyperparameters_mean_the_same_in_the_plain_loop(images, name):
 
 
 def test_parts_of_a_batch_add_up(images, monkeypatch):
-    plans = plans_of("adam", "tanh", 6)
+    moved = {"flip": 0.5, "shift": 1}
+    plans = [replace(p, hyperparameters=p.hyperparameters | moved) for p in plans_of("adam", "tanh", 6)]
     whole = train_block(plans, images, BATCH, torch.float64)
     monkeypatch.setattr(blocking, "CACHE", 1)
     monkeypatch.setattr(blocking, "FEWEST", 1)
@@ -239,6 +267,36 @@ def test_gradients_of_any_architecture_equal_autograd(name):
         (out.T * weight[i]).sum().backward()
         for key, value in module.named_parameters():
             torch.testing.assert_close(grads[key][i], value.grad)
+
+
+@pytest.mark.parametrize("name", [name for name, layers in ARCHITECTURES.items() if isinstance(layers[0], Conv)])
+def test_float32_takes_other_paths_to_the_same_gradients(name):
+    architecture = Architecture((2, 9, 9), ARCHITECTURES[name])
+    torch.manual_seed(0)
+    states = [{key: value.numpy() for key, value in SmallCNN(architecture).state_dict().items()} for _ in range(3)]
+    x, weight = torch.randn(3, 2, 9, 9, 5), torch.randn(3, 10, 5)
+    grads = []
+    for dtype in (torch.float32, torch.float64):
+        network = Network(architecture, pack(architecture, states, dtype), 5, training=True)
+        network.forward(x.to(dtype))
+        network.backward(weight.to(dtype))
+        grads.append(network.gradients())
+    scale = float(grads[1].abs().max())
+    torch.testing.assert_close(grads[0].double(), grads[1], rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.3456789, 0.5, 0.999])
+def test_kept_units_are_those_that_masks_keep(rate):
+    """Also over calls that need an odd count of random numbers, which come in pairs."""
+    plan = plan_net(load_recipe("digits-cnn"), 0)
+    plan = replace(plan, hyperparameters=plan.hyperparameters | {"dropout": rate})
+    plain, fast = (NetStream(plan, np.arange(50), 3) for _ in range(2))
+    for steps in (1, 2, 3, 300):
+        masks = plain.masks(steps, 5)
+        kept = [np.empty(shape, dtype=bool) for shape in ((steps, 2, 1, 3), (steps, 3, 3, 1))]
+        fast.kept_units(steps, kept)
+        kept = np.concatenate([layer.reshape(steps, -1, 3) for layer in kept], axis=1)
+        assert np.array_equal(masks, kept * plain.factor)
 
 
 def test_running_statistics_and_evaluation_equal_pytorch():

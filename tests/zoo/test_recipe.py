@@ -36,7 +36,7 @@ def test_draws_depend_on_seed_and_net_alone_and_vary():
     assert all(0.002 <= p["learning_rate"] <= 0.5 for p in plans if p["optimizer"] == "sgd")
     assert all(0.0003 <= p["learning_rate"] <= 0.05 for p in plans if p["optimizer"] == "adam")
     kinds = splits(recipe)
-    assert [kinds.count(s) for s in ("train", "validation", "test")] == [1050, 150, 300]
+    assert [kinds.count(s) for s in ("train", "validation", "test")] == [1400, 200, 400]
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,29 @@ def test_mapped_shards_stay_within_their_bounds(built, monkeypatch):
         assert all(torch.equal(graph.tensors["conv1.weight"][i], whole[small[int(r)].id]) for i, r in enumerate(rows))
 
 
+def test_with_little_address_space_shards_are_let_go_sooner(built, monkeypatch):
+    """Under ``ulimit -v`` mapping fails before the bound is reached."""
+    whole = {net.id: net.tensors["conv1.weight"] for net in open_zoo(built)}
+    small, opening = open_zoo(built), shard_files.safe_open
+
+    def limited(*args, **kwargs):
+        if len(small.files._mapped) >= 2:
+            raise RuntimeError("unable to mmap 4096 bytes from file <x>: Cannot allocate memory (12)")
+        return opening(*args, **kwargs)
+
+    monkeypatch.setattr(shard_files, "safe_open", limited)
+    for rows, graph in small.batches(4, seed=0):
+        assert len(small.files._mapped) <= 2
+        assert all(torch.equal(graph.tensors["conv1.weight"][i], whole[small[int(r)].id]) for i, r in enumerate(rows))
+
+    def never(*args, **kwargs):
+        raise RuntimeError("unable to mmap 4096 bytes")
+
+    monkeypatch.setattr(shard_files, "safe_open", never)
+    with pytest.raises(ZooError, match=r"Cannot map shard .* address space \(ulimit -v\)"):
+        open_zoo(built).files.tensors(*next(iter(small.files.nets)))
+
+
 def test_batches_go_once_over_every_net(built):
     zoo = open_zoo(built)
     for seed in (None, 1):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 from torch import Tensor, fx
 
 from metanet.space.axes import Dim
-from metanet.space.gauge.forms import Unknown
+from metanet.space.gauge.forms import Number, Unknown
 from metanet.space.gauge.infer import GaugePass
 from metanet.space.gauge.linear import infer_linear
 from metanet.space.gauge.orthogonal import infer_orthogonal
@@ -31,11 +30,12 @@ def infer_gauges(
         names: The axis name of every atom that indexes a tensor.
         constants: Tensors that the architecture fixes, by graph input.
     """
-    found = []
+    found: list[Gauge] = []
+    order = {atom: n for n, atom in enumerate(names)}
     for kind, modulus in (("scale", 0), ("sign", 2)):
         gauge_pass = GaugePass(walk, nodes, modulus)
         for solution in gauge_pass.run():
-            found.append(_gauge(kind, solution, names, gauge_pass.offsets))
+            found.append(_gauge(kind, solution, names, order, gauge_pass.offsets))
     for infer in (infer_wreaths, infer_phases, infer_shifts, infer_linear, infer_orthogonal):
         found.extend(infer(walk, nodes, names))
     found.extend(infer_rotary(walk, nodes, names, constants or {}))
@@ -43,10 +43,13 @@ def infer_gauges(
 
 
 def _gauge(
-    kind: str, solution: Mapping[Unknown, Fraction], names: Mapping[Dim, str], offsets: Mapping[str, float]
+    kind: str,
+    solution: Mapping[Unknown, Number],
+    names: Mapping[Dim, str],
+    order: Mapping[Dim, int],
+    offsets: Mapping[str, float],
 ) -> Gauge:
     first = next(iter(solution))
-    order = {atom: n for n, atom in enumerate(names)}
     atoms = sorted(first.key - dict(first.chosen).keys(), key=order.__getitem__)
     parts = tuple(
         GaugePart(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from metanet.space.gauge.forms import Number
+
 LINEAR = (
     "neg", "clone", "alias", "contiguous", "detach", "detach_", "_to_copy", "to", "view", "reshape", "_unsafe_view",
     "flatten", "unflatten", "view_copy", "_reshape_alias", "permute", "transpose", "t", "unsqueeze", "squeeze",
@@ -43,15 +45,15 @@ ODD = (
 )
 EVEN = ("cos", "cosh", "abs", "square")
 
-POSITIVE: dict[str, Fraction] = {
-    **dict.fromkeys((*LINEAR, *HOMOGENEOUS), Fraction(1)),
-    "square": Fraction(2),
+POSITIVE: dict[str, Number] = {
+    **dict.fromkeys((*LINEAR, *HOMOGENEOUS), 1),
+    "square": 2,
     "sqrt": Fraction(1, 2),
     "rsqrt": Fraction(-1, 2),
-    "reciprocal": Fraction(-1),
-    "sign": Fraction(0),
+    "reciprocal": -1,
+    "sign": 0,
 }
-SIGN: dict[str, Fraction] = {
-    **dict.fromkeys((*LINEAR, *ODD, "reciprocal", "sign"), Fraction(1)),
-    **dict.fromkeys(EVEN, Fraction(0)),
+SIGN: dict[str, Number] = {
+    **dict.fromkeys((*LINEAR, *ODD, "reciprocal", "sign"), 1),
+    **dict.fromkeys(EVEN, 0),
 }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import operator
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import reduce
 from typing import Any
 
 from metanet.space.axes import Dim, find, leaves
-from metanet.space.gauge.forms import Form, Key, System, choose, combine
+from metanet.space.gauge.forms import Form, Key, Number, System, choose, combine
 from metanet.space.walk import Value
+
+NUMBERS = frozenset((int, float, bool, type(None)))
 
 
 @dataclass(frozen=True)
@@ -72,33 +70,35 @@ class Demands:
         and what remains is free.
         """
         result = Moved(value)
-        counts = sum(map(occurrences, value.dims), Counter())
+        counts = counted(value.dims) if forms else {}
         for key, form in forms.items():
-            if all(counts[a] == 1 for a in key):
+            if all(counts.get(a) == 1 for a in key):
                 result.forms[key] = form
-            elif not (cut and all(a.frozen is None for a in key if not counts[a])):
+            elif not (cut and all(a.frozen is None for a in key if a not in counts)):
                 self.system.vanish(form)
         return result
 
     def untangle(self, items: Sequence[Moved]) -> None:
         """Two sides of a weight that share a key are told apart by contractions only: elsewhere neither may move."""
         for item in items:
-            sides = list((item.sides or {}).values())
+            if not item.sides or len(item.sides) == 1:
+                continue
+            sides = list(item.sides.values())
             for key in {k for n, side in enumerate(sides) for k in side if any(k in s for s in sides[:n])}:
                 for side in sides:
                     self.system.vanish(side.get(key, {}))
 
-    def unary(self, value: Any, x: Moved, degree: Fraction, cut: bool = False) -> Any:
+    def unary(self, value: Any, x: Moved, degree: Number, cut: bool = False) -> Any:
         """The result of a function of one argument with ``f(c z) = c^degree f(z)``; a cut takes away pieces."""
         if isinstance(value, Value) and value.origin is not None and degree == 1:
             return Moved(value, x.forms, x.sides)
         forms = {k: combine([(f, degree)]) for k, f in x.forms.items()}
         return each(value, lambda v: self.keep(v, forms, cut))
 
-    def product(self, value: Value, x: Any, y: Any, sign: Fraction) -> Moved:
+    def product(self, value: Value, x: Any, y: Any, sign: Number) -> Moved:
         """The result of ``x * y^sign``."""
         forms: dict[Key, Form] = {}
-        for item, factor in ((x, Fraction(1)), (y, sign)):
+        for item, factor in ((x, 1), (y, sign)):
             for key, form in item.forms.items() if isinstance(item, Moved) else ():
                 forms[key] = combine([(forms.get(key, {}), 1), (form, factor)])
         return self.keep(value, forms)
@@ -131,7 +131,7 @@ class Demands:
         Where one node set indexes both sides of the result (scores between channels) neither operand may move by it.
         """
         gone = frozenset(a for d in contracted for a in leaves(d))
-        twice = frozenset(a for a, count in sum(map(occurrences, value.dims), Counter()).items() if count > 1)
+        twice = frozenset(a for a, count in counted(value.dims).items() if count > 1)
         read, written = split_sides(weight, at)
         forms = dict(written)
         for key in dict.fromkeys((*x.forms, *read)):
@@ -153,13 +153,24 @@ class Demands:
         return each(value, Moved)
 
 
-def occurrences(dim: Dim) -> Counter[Dim]:
-    """How many factors of a dim each atom is; pieces of a concatenation are alternatives."""
-    node = find(dim)
-    if node.form == "atom":
-        return Counter([node])
-    counts = map(occurrences, node.parts)
-    return reduce(operator.or_, counts) if node.form == "concat" else sum(counts, Counter())
+def counted(dims: Sequence[Dim]) -> dict[Dim, int]:
+    """How many factors of dims each atom is; pieces of a concatenation are alternatives."""
+    counts: dict[Dim, int] = {}
+    for dim in dims:
+        node = find(dim)
+        if node.form == "atom":
+            counts[node] = counts.get(node, 0) + 1
+        elif node.form == "product":
+            for atom, count in counted(node.parts).items():
+                counts[atom] = counts.get(atom, 0) + count
+        else:
+            most: dict[Dim, int] = {}
+            for part in node.parts:
+                for atom, count in counted((part,)).items():
+                    most[atom] = max(most.get(atom, 0), count)
+            for atom, count in most.items():
+                counts[atom] = counts.get(atom, 0) + count
+    return counts
 
 
 def split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], dict[Key, Form]]:
@@ -174,16 +185,24 @@ def split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], di
     return read, written
 
 
-def flat(items: Any) -> Iterator[Moved]:
+def flat(items: Any) -> list[Moved]:
     """All moved values within nested arguments."""
-    if isinstance(items, Moved):
-        yield items
-    elif isinstance(items, Mapping):
-        for item in items.values():
-            yield from flat(item)
-    elif isinstance(items, list | tuple):
-        for item in items:
-            yield from flat(item)
+    found: list[Moved] = []
+    _flatten((items,), found)
+    return found
+
+
+def _flatten(items: Iterable[Any], found: list[Moved]) -> None:
+    for item in items:
+        kind = type(item)
+        if kind is Moved:
+            found.append(item)
+        elif kind in NUMBERS:  # most arguments are
+            continue
+        elif isinstance(item, list | tuple):
+            _flatten(item, found)
+        elif isinstance(item, dict):
+            _flatten(item.values(), found)
 
 
 def each(value: Any, make: Callable[[Value], Moved]) -> Any:

@@ -9,7 +9,7 @@ the null space of one small matrix per node set: over the rationals for positive
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -22,38 +22,57 @@ Entries = frozenset[tuple[Dim, int]]
 """Entries chosen on ordered atoms (``q`` is entry 0 of ``3 x heads x head_dim``)."""
 
 
-@dataclass(frozen=True)
+Number = int | Fraction
+"""Coefficients; integers wherever they are whole, which are many times quicker."""
+
+
+@dataclass(frozen=True, eq=False)
 class Unknown:
     """One unknown gauge: how a tensor moves along some of its dimensions.
+
+    There is one object for each (:meth:`System.unknown`, :meth:`at`), so that objects are compared and hashed as such.
 
     Attributes:
         tensor: Name of the tensor.
         dims: Its dimensions that the factor runs over.
         key: Atoms that index the factor.
         chosen: Entries chosen on ordered atoms of the key.
+        family: The same with all other entries that have been chosen.
     """
 
     tensor: str
     dims: tuple[int, ...]
     key: Key
     chosen: Entries = frozenset()
+    family: dict[Entries, Unknown] = field(default_factory=dict, repr=False)
+
+    def at(self, atom: Dim, entry: int) -> Unknown:
+        """The unknown at one entry of an ordered atom."""
+        chosen = self.chosen | {(atom, entry)}
+        found = self.family.get(chosen)
+        if found is None:
+            found = self.family[chosen] = Unknown(self.tensor, self.dims, self.key, chosen, self.family)
+        return found
 
 
-Form = dict[Unknown, Fraction]
+Form = dict[Unknown, Number]
 
 
-def combine(terms: Iterable[tuple[Form, Fraction | int]]) -> Form:
+def combine(terms: Sequence[tuple[Form, Number]]) -> Form:
     """The linear combination of forms."""
+    filled = [term for term in terms if term[0]]
+    if len(filled) == 1 and filled[0][1] == 1:
+        return filled[0][0]
     total: Form = {}
-    for form, factor in terms:
+    for form, factor in filled:
         for unknown, coefficient in form.items():
-            total[unknown] = total.get(unknown, Fraction(0)) + coefficient * factor
+            total[unknown] = total.get(unknown, 0) + coefficient * factor
     return {u: c for u, c in total.items() if c}
 
 
 def choose(form: Form, atom: Dim, entry: int) -> Form:
     """The form at one entry of an ordered atom."""
-    return {Unknown(u.tensor, u.dims, u.key, u.chosen | {(atom, entry)}): c for u, c in form.items()}
+    return {u.at(atom, entry): c for u, c in form.items()}
 
 
 @dataclass
@@ -69,6 +88,16 @@ class System:
     modulus: int
     equations: list[Form] = field(default_factory=list)
     unknowns: dict[Unknown, None] = field(default_factory=dict)
+    _made: dict[tuple[str, tuple[int, ...], Key], Unknown] = field(default_factory=dict)
+
+    def unknown(self, tensor: str, dims: tuple[int, ...], key: Key) -> Unknown:
+        """The unknown of that description, without chosen entries."""
+        found = self._made.get((tensor, dims, key))
+        if found is None:
+            found = self._made[tensor, dims, key] = Unknown(tensor, dims, key)
+            found.family[found.chosen] = found
+            self.unknowns[found] = None
+        return found
 
     def vanish(self, form: Form) -> None:
         """Demand that a form is zero."""
@@ -77,32 +106,31 @@ class System:
 
     def equal(self, a: Form, b: Form) -> None:
         """Demand that two forms agree."""
-        self.vanish(combine([(a, 1), (b, -1)]))
+        if a is not b:
+            self.vanish(combine([(a, 1), (b, -1)]))
 
-    def solve(self, ordered: Mapping[Dim, None]) -> Iterator[dict[Unknown, Fraction]]:
+    def solve(self, ordered: Mapping[Dim, None]) -> Iterator[Form]:
         """A basis of the solutions: exponents by unknown, with every ordered atom's entry chosen.
 
         Args:
             ordered: Ordered atoms that keys may contain.
         """
         full = [f for form in self.equations for f in _expand(form, ordered)]
-        columns = list(
-            dict.fromkeys(u for base in self.unknowns for f in _expand({base: Fraction(1)}, ordered) for u in f)
-        )
+        columns = list(dict.fromkeys(u for base in self.unknowns for f in _expand({base: 1}, ordered) for u in f))
         for members, equations in _components(columns, full):
             yield from _null_space(members, equations, self.modulus)
 
 
 def _expand(form: Form, ordered: Mapping[Dim, None]) -> Iterator[Form]:
     """A form once for every combination of entries on the ordered atoms that it leaves open."""
+    if all(u.key.isdisjoint(ordered) for u in form):
+        yield form
+        return
     left = [a for a in ordered if any(a in u.key and a not in dict(u.chosen) for u in form)]
     for entries in itertools.product(*(range(a.size) for a in left)):
         expanded = form
         for atom, entry in zip(left, entries, strict=True):
-            expanded = {
-                (Unknown(u.tensor, u.dims, u.key, u.chosen | {(atom, entry)}) if atom in u.key else u): c
-                for u, c in expanded.items()
-            }
+            expanded = {(u.at(atom, entry) if atom in u.key else u): c for u, c in expanded.items()}
         yield expanded
 
 
@@ -111,7 +139,7 @@ def _components(columns: list[Unknown], equations: list[Form]) -> Iterator[tuple
     leader = {u: u for u in columns}
 
     def find(u: Unknown) -> Unknown:
-        while leader[u] != u:
+        while leader[u] is not u:
             leader[u] = leader[leader[u]]
             u = leader[u]
         return u
@@ -128,29 +156,51 @@ def _components(columns: list[Unknown], equations: list[Form]) -> Iterator[tuple
     yield from groups.values()
 
 
-def _null_space(columns: list[Unknown], equations: list[Form], modulus: int) -> Iterator[dict[Unknown, Fraction]]:
+def _null_space(columns: list[Unknown], equations: list[Form], modulus: int) -> Iterator[Form]:
     """Basis of the solutions by Gauss-Jordan elimination; later columns are expressed by earlier ones."""
     place = {u: n for n, u in enumerate(columns)}
     rows: dict[Unknown, Form] = {}
+    holding: dict[Unknown, set[Unknown]] = {u: set() for u in columns}  # rows that an unknown is in, by their pivots
     for form in equations:
-        row = _reduced(form, modulus)
+        row: Form = {}
+        _add(row, form, 1, modulus)
         for pivot in [u for u in row if u in rows]:
-            row = _reduced(combine([(row, 1), (rows[pivot], -row[pivot])]), modulus)
+            _add(row, rows[pivot], -row[pivot], modulus)
         if not row:
             continue
         new = max(row, key=place.__getitem__)
-        row = _reduced(combine([(row, 1 / row[new])]), modulus)
-        for pivot in [u for u, other in rows.items() if new in other]:
-            rows[pivot] = _reduced(combine([(rows[pivot], 1), (row, -rows[pivot][new])]), modulus)
+        if row[new] != 1:
+            row = {u: _quotient(c, row[new]) for u, c in row.items()}
+        for pivot in holding[new]:
+            other = rows[pivot]
+            _add(other, row, -other[new], modulus)
+            for u in row:
+                if u is not new:
+                    (holding[u].add if u in other else holding[u].discard)(pivot)
         rows[new] = row
+        for u in row:
+            if u is not new:
+                holding[u].add(new)
+    rank = {pivot: n for n, pivot in enumerate(rows)}
     for free in columns:
         if free not in rows:
-            rest = {pivot: (row[free] if modulus else -row[free]) for pivot, row in rows.items() if free in row}
-            yield {free: Fraction(1), **rest}
+            sign = 1 if modulus else -1
+            pivots = sorted(holding[free], key=rank.__getitem__)
+            yield {free: 1, **{pivot: sign * rows[pivot][free] for pivot in pivots}}
 
 
-def _reduced(form: Mapping[Unknown, Fraction], modulus: int) -> Form:
-    """The form over the field: coefficients modulo 2, or as they are."""
-    if not modulus:
-        return {u: c for u, c in form.items() if c}
-    return {u: Fraction(1) for u, c in form.items() if c.numerator % modulus}
+def _add(row: Form, other: Form, factor: Number, modulus: int) -> None:
+    """Add a multiple of a form to a row over the field: coefficients modulo 2, or as they are."""
+    for u, c in other.items():
+        total = row.get(u, 0) + c * factor
+        if modulus:
+            total = total.numerator % modulus
+        if total:
+            row[u] = total
+        else:
+            row.pop(u, None)
+
+
+def _quotient(a: Number, b: Number) -> Number:
+    exact = Fraction(a) / b
+    return exact.numerator if exact.denominator == 1 else exact

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import fx
@@ -18,7 +17,7 @@ from metanet.space.axes import Dim, find, leaves
 from metanet.space.calls import argument, bind, is_real, operation_name
 from metanet.space.gauge.behaviour import POSITIVE, SIGN
 from metanet.space.gauge.demands import Moved, each, flat
-from metanet.space.gauge.forms import Form, Key, Unknown
+from metanet.space.gauge.forms import Form, Key
 from metanet.space.gauge.operations import Operations
 from metanet.space.walk import Value, Walk
 
@@ -42,6 +41,7 @@ class GaugePass(Operations):
         self.walk, self.nodes = walk, nodes
         self.table = SIGN if modulus else POSITIVE
         self.moved: dict[fx.Node, Any] = {}
+        self.found: dict[Dim, tuple[Key, ...]] = {}
         self.uses: dict[str, dict[tuple[tuple[int, ...], Dim], None]] = {}
         self.written = {a for draft in walk.links for a in leaves(draft.target)}
         for draft in walk.links:
@@ -50,7 +50,7 @@ class GaugePass(Operations):
             for dims, dim in sides:
                 self.uses.setdefault(draft.tensor, {})[dims, find(dim)] = None
 
-    def run(self) -> list[dict[Unknown, Fraction]]:
+    def run(self) -> list[Form]:
         """The basis of all gauges that the network allows."""
         for node in self.nodes:
             value = self.walk.values.get(node)
@@ -74,10 +74,8 @@ class GaugePass(Operations):
         rest = [((d,), dim) for d, dim in enumerate(value.dims) if d not in linked]
         own = {atom for dim in value.dims for atom in leaves(dim)}  # a label that had to be frozen may name others
         for dims, label in (*uses, *rest):
-            for key in (k for k in self._keys(label) if k <= own):
-                unknown = Unknown(name, dims, key)
-                self.system.unknowns[unknown] = None
-                sides.setdefault(dims, {})[key] = forms[key] = {unknown: Fraction(1)}
+            for key in (k for k in self._keys_of(label) if k <= own):
+                sides.setdefault(dims, {})[key] = forms[key] = {self.system.unknown(name, dims, key): 1}
         return Moved(value, forms, sides)
 
     def _call(self, node: fx.Node, value: Any) -> Any:
@@ -87,7 +85,7 @@ class GaugePass(Operations):
             return args[0][args[1]] if isinstance(args[0], tuple) else None
         namespace, _, name = operation_name(node).rpartition(".")
         args, _ = bind(node, args, kwargs)
-        items = list(flat((args, kwargs)))
+        items = flat((args, kwargs))
         if name not in CONTRACTIONS and not (isinstance(value, Value) and value.origin):
             self.untangle(items)
         special: Callable[..., Any] | None = getattr(self, f"op_{name}", None) if namespace == "aten" else None
@@ -98,6 +96,13 @@ class GaugePass(Operations):
         for item in items:
             self.kill(item)
         return each(value, Moved)
+
+    def _keys_of(self, dim: Dim) -> tuple[Key, ...]:
+        """The keys of a dim, found once."""
+        node = find(dim)
+        if node not in self.found:
+            self.found[node] = tuple(self._keys(node))
+        return self.found[node]
 
     def _keys(self, dim: Dim) -> Iterator[Key]:
         """The key of every piece of a dim: its neurons, and what else weights write (ordered or not)."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import fx
 
-from metanet.space.axes import factors_of, find
 from metanet.space.calls import operation_name
 from metanet.space.gauge.slots import ANY, NONE, Family, meet, pulled, slot_dims, slots_of
 from metanet.space.walk import Value, Walk
@@ -114,10 +113,7 @@ def paired(y: Value, x: Value, dims: Mapping[int, int]) -> dict[int, int]:
 
 def alike(y: Value, x: Value, dims: Mapping[int, int]) -> bool:
     """Whether dimensions that correspond have the same structure; those of size 1 correspond to anything."""
-    return all(
-        x.dims[b].size == 1 or [*map(find, factors_of(y.dims[a]))] == [*map(find, factors_of(x.dims[b]))]
-        for a, b in dims.items()
-    )
+    return all(x.dims[b].size == 1 or y.factors[a] == x.factors[b] for a, b in dims.items())
 
 
 def dim_slots(value: Value, *dims: int) -> frozenset[int]:

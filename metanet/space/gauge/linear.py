@@ -9,9 +9,7 @@ one unknown exponent then: 1 for tensors that are multiplied by ``g``, -1 for th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, fx
@@ -19,8 +17,8 @@ from torch import Tensor, fx
 from metanet.space.axes import Dim, leaves
 from metanet.space.calls import instances, is_real, operation_name
 from metanet.space.gauge.behaviour import LINEAR
-from metanet.space.gauge.demands import Moved, flat, occurrences, split_sides
-from metanet.space.gauge.forms import Key, Unknown, combine
+from metanet.space.gauge.demands import Moved, counted, flat, split_sides
+from metanet.space.gauge.forms import Form, Key, Number, Unknown, combine
 from metanet.space.gauge.infer import CONTRACTIONS, GaugePass, combinations
 from metanet.space.gauges import Gauge, GaugeKind, GaugePart
 from metanet.space.walk import Value, Walk
@@ -51,8 +49,8 @@ def matrices(own: LinearPass, kind: GaugeKind, names: Mapping[Dim, str]) -> tupl
     """The solutions of a pass as gauges, without those that are others with fewer matrices."""
     if not own.inner:
         return ()
-    wanted = {Fraction(1)} if own.modulus else {Fraction(1), Fraction(-1)}
-    found: dict[frozenset[tuple[Any, ...]], tuple[Key, dict[Unknown, Fraction]]] = {}
+    wanted = {1} if own.modulus else {1, -1}
+    found: dict[frozenset[tuple[Any, ...]], tuple[Key, Form]] = {}
     for solution in own.run():
         keys = {u.key.difference(dict(u.chosen)) for u in solution}
         if len(keys) == 1 and len(solution) > 1 and set(solution.values()) == wanted:
@@ -64,7 +62,7 @@ def matrices(own: LinearPass, kind: GaugeKind, names: Mapping[Dim, str]) -> tupl
 
 
 def _gauge(
-    own: LinearPass, kind: GaugeKind, key: Key, solution: Mapping[Unknown, Fraction], names: Mapping[Dim, str]
+    own: LinearPass, kind: GaugeKind, key: Key, solution: Mapping[Unknown, Number], names: Mapping[Dim, str]
 ) -> Gauge:
     inner = own.inner[key]
     outer = [names[atom] for atom in names if atom in key and atom is not inner]
@@ -94,6 +92,9 @@ class LinearPass(GaugePass):
             if node.op == "placeholder" and isinstance(value, Value) and value.origin is not None:
                 for dim in value.dims:
                     self._meet(dim)
+        self.keys_of: dict[Dim, list[Key]] = {}  # the keys of every inner atom
+        for key, atom in self.inner.items():
+            self.keys_of.setdefault(atom, []).append(key)
 
     def _meet(self, dim: Dim) -> None:
         """Note which atom of every piece of a dim is the inner one: the last, if its entries may be mixed."""
@@ -112,7 +113,7 @@ class LinearPass(GaugePass):
             core = frozenset(self._core(atoms))
             if core in self.inner:
                 apart = frozenset(a for a in atoms if a in self.ordered)
-                coarser = [k for k in self.inner if k < core and self.inner[k] is self.inner[core]]
+                coarser = [k for k in self.keys_of[self.inner[core]] if k < core]
                 found.update(dict.fromkeys(k | apart for k in (core, *coarser)))
         yield from found
 
@@ -123,7 +124,7 @@ class LinearPass(GaugePass):
     def _call(self, node: fx.Node, value: Any) -> Any:
         name = operation_name(node)
         read = [n for n in node.all_input_nodes if any(True for _ in instances(n.meta.get("val"), Tensor))]
-        known = all(any(True for _ in flat(self.moved.get(n))) for n in read)
+        known = all(flat(self.moved.get(n)) for n in read)
         if name == "getitem" or (name in self.passing and known and is_real(node)):
             return super()._call(node, value)
         return self.fixed(value, *flat(fx.node.map_arg((node.args, dict(node.kwargs)), self.moved.get)))
@@ -178,15 +179,15 @@ class LinearPass(GaugePass):
 
     def contract(self, value: Value, x: Moved, weight: Moved, contracted: Sequence[Dim], at: tuple[int, ...]) -> Moved:
         """Sum over shared entries: an inner atom is summed over on both sides, or it is left to the result."""
-        twice = {a for a, count in _count(value.dims).items() if count > 1}
-        sums = _count(contracted), _count([weight.value.dims[a] for a in at])
-        every = _count(x.value.dims), _count(weight.value.dims)
+        twice = {a for a, count in counted(value.dims).items() if count > 1}
+        sums = counted(contracted), counted([weight.value.dims[a] for a in at])
+        every = counted(x.value.dims), counted(weight.value.dims)
         read, written = split_sides(weight, at)
         forms = {}
         for key in dict.fromkeys((*x.forms, *read, *written)):
             atom, mine = self.mixed(key), x.forms.get(key, {})
-            summed = tuple(count[atom] for count in sums)  # of the operands' dimensions that it indexes
-            left = tuple(count[atom] - n for count, n in zip(every, summed, strict=True))
+            summed = tuple(count.get(atom, 0) for count in sums)  # of the operands' dimensions that it indexes
+            left = tuple(count.get(atom, 0) - n for count, n in zip(every, summed, strict=True))
             told_apart = left == (0, 0) or (left == (0, 1) and weight.sides is not None)
             if summed == (1, 1) and told_apart and not key & twice:
                 self.system.vanish(combine([(mine, 1), (read.get(key, {}), 1)]))
@@ -214,13 +215,8 @@ class LinearPass(GaugePass):
     ) -> Any:
         """Inner atoms of queries and keys are those summed over; of values, those of the result."""
         for item in (q, k, v):
-            counts, last = _count(item.value.dims), frozenset(leaves(item.value.dims[-1]))
+            counts, last = counted(item.value.dims), frozenset(leaves(item.value.dims[-1]))
             for key, form in item.forms.items():
-                if self.mixed(key) not in last or any(counts[a] != 1 for a in key):
+                if self.mixed(key) not in last or any(counts.get(a) != 1 for a in key):
                     self.system.vanish(form)
         return super().op_scaled_dot_product_attention(node, value, q, k, v, *rest)
-
-
-def _count(dims: Sequence[Dim]) -> Counter[Dim]:
-    """How many factors of all these dims each atom is."""
-    return sum(map(occurrences, dims), Counter())

@@ -36,11 +36,11 @@ class Elementwise(Demands):
 
     def op_mul(self, node: fx.Node, value: Value, x: Any, y: Any, *rest: Any) -> Moved:
         """A product: factors multiply."""
-        return self.product(value, x, y, Fraction(1))
+        return self.product(value, x, y, 1)
 
     def op_div(self, node: fx.Node, value: Value, x: Any, y: Any, *rest: Any) -> Moved:
         """A quotient."""
-        return self.product(value, x, y, Fraction(-1))
+        return self.product(value, x, y, -1)
 
     def op_pow(self, node: fx.Node, value: Value, x: Any, exponent: Any, *rest: Any) -> Moved:
         """A power: the degree is the exponent; for signs it is its parity."""
@@ -58,7 +58,7 @@ class Elementwise(Demands):
         """``clamp(z, min=0)`` is a ReLU; one that is symmetric about zero is odd; others allow nothing."""
         relu = not self.system.modulus and (low, high) in ((0, None), (None, 0))
         odd = self.system.modulus and isinstance(low, int | float) and high == -low
-        return self.unary(value, x, Fraction(1)) if relu or odd else self.killed(value, x)
+        return self.unary(value, x, 1) if relu or odd else self.killed(value, x)
 
     def op_clamp_min(self, node: fx.Node, value: Value, x: Moved, low: Any) -> Moved:
         """A clamp from below."""
@@ -71,7 +71,7 @@ class Elementwise(Demands):
     def op_prelu(self, node: fx.Node, value: Value, x: Moved, slope: Moved) -> Moved:
         """Positively homogeneous in its argument; the slope does not move."""
         self.kill(slope)
-        return self.killed(value, x) if self.system.modulus else self.unary(value, x, Fraction(1))
+        return self.killed(value, x) if self.system.modulus else self.unary(value, x, 1)
 
     op__prelu_kernel = op_prelu
 
@@ -83,8 +83,9 @@ class Elementwise(Demands):
     def op_cat(self, node: fx.Node, value: Value, items: Sequence[Moved], dim: int = 0) -> Moved:
         """Joined values: keys that several of them have move alike."""
         forms: dict[Key, Form] = {}
+        moving = [(i, i.atoms) for i in items if not i.blank]
         for key in dict.fromkeys(k for i in items for k in i.forms):
-            shared = [i for i in items if key <= i.atoms and not i.blank]
+            shared = [i for i, atoms in moving if key <= atoms]
             forms[key] = self.alike([Moved(i.value, {key: i.forms.get(key, {})}) for i in shared]).get(key, {})
         return self.keep(value, forms)
 
@@ -106,7 +107,7 @@ class Elementwise(Demands):
         at = dim % len(x.value.dims)
         if value.dims[at].size == 1 and find(x.value.dims[at]) in self.ordered:
             return self.chosen(value, x, x.value.dims[at], start or 0)
-        return self.unary(value, x, Fraction(1), cut=True)
+        return self.unary(value, x, 1, cut=True)
 
     def op_split(
         self, node: fx.Node, value: tuple[Value, ...], x: Moved, sizes: Any, dim: int = 0
@@ -115,7 +116,7 @@ class Elementwise(Demands):
         at = dim % len(x.value.dims)
         if all(v.dims[at].size == 1 for v in value) and find(x.value.dims[at]) in self.ordered:
             return tuple(self.chosen(v, x, x.value.dims[at], number) for number, v in enumerate(value))
-        return self.unary(value, x, Fraction(1), cut=True)
+        return self.unary(value, x, 1, cut=True)
 
     op_split_with_sizes = op_chunk = op_tensor_split = op_split
 
@@ -139,7 +140,7 @@ class Elementwise(Demands):
 
     def op_constant_pad_nd(self, node: fx.Node, value: Value, x: Moved, padding: Any, number: Any = 0) -> Moved:
         """Padding with zeros moves with anything."""
-        return self.unary(value, x, Fraction(1)) if not number else self.killed(value, x)
+        return self.unary(value, x, 1) if not number else self.killed(value, x)
 
     def op_mean(self, node: fx.Node, value: Value, x: Moved, *rest: Any) -> Moved:
         """A sum over neurons may not mix factors; over positions it keeps them."""

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 from torch import fx
@@ -78,7 +77,7 @@ class _PhasePass(GaugePass):
             name = PHASE + value.origin.tensor
             self.units[name] = math.pi / factor
             for key in self._phase_keys(value):
-                self.system.unknowns[Unknown(name, tuple(range(len(value.dims))), key)] = None
+                self.system.unknown(name, tuple(range(len(value.dims))), key)
 
     def _phase_keys(self, bias: Value) -> list[Key]:
         """The node sets that a bias runs over; none if a neuron has several entries of it."""
@@ -93,11 +92,11 @@ class _PhasePass(GaugePass):
 
     def op_sin(self, node: fx.Node, value: Value, x: Moved) -> Moved:
         """An odd function whose phase may be shifted."""
-        return self._wave(node, self.unary(value, x, Fraction(1)))
+        return self._wave(node, self.unary(value, x, 1))
 
     def op_cos(self, node: fx.Node, value: Value, x: Moved) -> Moved:
         """An even function whose phase may be shifted."""
-        return self._wave(node, self.unary(value, x, Fraction(0)))
+        return self._wave(node, self.unary(value, x, 0))
 
     def _wave(self, node: fx.Node, result: Moved) -> Moved:
         if node not in self.waves:
@@ -105,8 +104,8 @@ class _PhasePass(GaugePass):
         bias = self.walk.values[self.waves[node][0]]
         forms = dict(result.forms)
         for key in self._phase_keys(bias):
-            unknown = Unknown(PHASE + bias.origin.tensor, tuple(range(len(bias.dims))), key)
-            flipped: Form = {unknown: Fraction(1)}
+            unknown = self.system.unknown(PHASE + bias.origin.tensor, tuple(range(len(bias.dims))), key)
+            flipped: Form = {unknown: 1}
             if key <= result.atoms:
                 forms[key] = combine([(forms.get(key, {}), 1), (flipped, 1)])
             else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from metanet.space.axes import Dim, factors_of
+from metanet.space.axes import Dim
 from metanet.space.walk import Value
 
 MANY = 12  # generators kept; the rest is dropped, which claims less
@@ -43,16 +43,15 @@ NONE: Family = ()
 def slots_of(value: Value) -> list[list[int]]:
     """The numbers of the slots of every dimension."""
     count, found = 0, []
-    for dim in value.dims:
-        size = len(factors_of(dim))
-        found.append(list(range(count, count + size)))
-        count += size
+    for factors in value.factors:
+        found.append(list(range(count, count + len(factors))))
+        count += len(factors)
     return found
 
 
 def slot_dims(value: Value) -> list[Dim]:
     """The label of every slot."""
-    return [f for dim in value.dims for f in factors_of(dim)]
+    return [f for factors in value.factors for f in factors]
 
 
 def union(shifts: Iterable[Shift]) -> Family:

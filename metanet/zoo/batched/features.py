@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class MeanPool:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the means, ``[k, C, batch]``."""
-        torch.mean(x, dim=(2, 3), out=self._into)
+        torch.mean(x.flatten(2, 3), dim=2, out=self._into)  # one dimension: half the time of two
         return self._into
 
     def backward(self, grad: Tensor) -> Tensor:
@@ -149,23 +150,38 @@ class Shift:
 
 
 class Dropout:
-    """Multiplication by given factors; none are given outside training."""
+    """``x * kept * factor``, or ``x`` while nothing is given.
 
-    input: Tensor | None = None
+    Args:
+        into: Buffer for the output.
+        factor: Of each net, ``[k, 1]``.
+        in_place: Whether the layer before may write into ``into``, too: its gradient does not mind.
 
-    def __init__(self, into: Tensor) -> None:
-        self._into = into
-        self.factors: Tensor | None = None
+    Attributes:
+        kept: Whether each feature of each image is kept, bools ``[k, features, batch]``.
+    """
+
+    def __init__(self, into: Tensor, factor: Tensor, in_place: bool) -> None:
+        self._into, self._factor = into, factor[..., None]
+        self.input = into if in_place else None
+        self.kept: Tensor | None = None
+        self._factors = into.new_empty(into.shape)
+        self._rows = self._factors.flatten(1, -2)
+        cpu = into.device.type == "cpu"
+        self._arrays = (self._factor.numpy(), self._rows.numpy()) if cpu else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return ``x * factors``, or ``x`` if there are none."""
-        if self.factors is None:
+        """Return the output."""
+        if self.kept is None:
             return x
-        torch.mul(x, self.factors.view(x.shape), out=self._into)
+        if self._arrays is not None:  # on the CPU: NumPy multiplies bools five times as fast as PyTorch
+            factor, rows = self._arrays
+            np.multiply(self.kept.numpy(), factor, out=rows)
+        else:
+            torch.mul(self.kept, self._factor, out=self._rows)
+        torch.mul(x, self._factors, out=self._into)
         return self._into
 
     def backward(self, grad: Tensor) -> Tensor:
-        """Return ``grad * factors``."""
-        if self.factors is None:
-            return grad
-        return torch.mul(grad, self.factors.view(grad.shape), out=self._into)  # the next layer has read it
+        """Return the gradient of the input, in the memory of the factors."""
+        return grad if self.kept is None else torch.mul(grad, self._factors, out=self._factors)

@@ -18,7 +18,7 @@ from metanet.zoo.fields import Fields, move_images
 from metanet.zoo.images import Images
 
 WINDOW = 64  # steps whose batches are drawn at once ...
-WINDOW_NUMBERS = 1 << 23  # ... or fewer, if that many numbers are drawn
+WINDOW_NUMBERS = 1 << 21  # ... or fewer, if that many numbers are drawn: beyond the cache, drawing is slower
 
 
 class Feed(ABC):
@@ -36,34 +36,42 @@ class Feed(ABC):
         self._architecture, self._batch = plans[0].architecture, batch_size
         self._params = params
         self._sizes = _dropout_sizes(self._architecture)
-        self._masks: list[Tensor] = []
+        self._kept: list[Tensor] = []
+        self.factor = torch.tensor([[stream.factor] for stream in self._streams]).to(params)
         self.part = part_size(self._architecture, len(plans), batch_size, params.device)
         self.window = max(1, min(WINDOW, WINDOW_NUMBERS // (len(plans) * batch_size * (sum(self._sizes) + 1))))
 
     def draw(self, k: int, steps: int) -> None:
         """Draw what the next steps need."""
         if self._sizes:
-            drawn = np.stack([stream.masks(steps, sum(self._sizes)) for stream in self._streams[:k]], axis=1)
-            self._masks = [m.contiguous() for m in self._move(drawn).split(self._sizes, dim=2)]
+            parts = self._batch // self.part
+            kept = [np.empty((steps, parts, k, size, self.part), dtype=bool) for size in self._sizes]
+            for i, stream in enumerate(self._streams[:k]):
+                stream.kept_units(steps, [layer[:, :, i].swapaxes(1, 2) for layer in kept])
+            self._kept = [self._move(layer) for layer in kept]
 
     def step(self, network: Network, t: int) -> None:
         """Add the gradients of step ``t`` of those drawn, part of the batch by part."""
-        for start in range(0, self._batch, self.part):
-            part = slice(start, start + self.part)
-            x, truth = self._data(network, t, part)
-            out = network.forward(x, [mask[t, :, :, part] for mask in self._masks] or None)
+        for number in range(self._batch // self.part):
+            x, truth = self._data(network, t, number)
+            out = network.forward(x, [layer[t, number] for layer in self._kept] or None)
             network.backward(self._gradient(out, truth))
 
     def _move(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array).to(self._params.device)
         return tensor.to(self._params.dtype) if tensor.is_floating_point() else tensor
 
-    def _positions(self, k: int, steps: int) -> Tensor:
-        return self._move(np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1))
+    def _positions(self, k: int, steps: int) -> np.ndarray:
+        return np.stack([stream.positions(steps) for stream in self._streams[:k]], axis=1)
+
+    def _parts(self, array: np.ndarray) -> Tensor:
+        """Move ``[steps, k, ..., batch]`` as ``[steps, parts, k, ..., part]``: each part of a step is one piece."""
+        cut = array.reshape(*array.shape[:-1], -1, self.part)
+        return self._move(np.ascontiguousarray(np.moveaxis(cut, -2, 1)))
 
     @abstractmethod
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        """Return inputs ``[k, *input, part]`` and targets."""
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        """Return inputs ``[k, *input, part]`` of a part of step ``t`` of those drawn, and targets."""
 
     @abstractmethod
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
@@ -76,31 +84,36 @@ class ImageFeed(Feed):
     def __init__(self, plans: Sequence[NetPlan], images: Images, batch_size: int, params: Tensor) -> None:
         super().__init__(plans, [training_subset(plan, images.train) for plan in plans], batch_size, params)
         self._pixels = self._move(images.pixels)
-        own = [training_classes(plan, images.classes, images.train) for plan in plans]
-        self._classes = self._move(np.stack(own) if any(c is not images.classes for c in own) else images.classes)
+        self._classes = [training_classes(plan, images.classes, images.train) for plan in plans]
         self._moves: Tensor | None = None
 
     def draw(self, k: int, steps: int) -> None:
         """Draw what the next steps need."""
         super().draw(k, steps)
-        self._where = self._positions(k, steps)
+        where = self._positions(k, steps)
+        truth = np.stack([classes[where[:, i]] for i, classes in enumerate(self._classes[:k])], axis=1)
+        self._where = self._parts(where).flatten(2)
+        classes = self._parts(truth)[:, :, :, None]
+        self._truth = self._params.new_zeros(*classes.shape[:3], self._architecture.shapes()[-1][0], self.part)
+        self._truth.scatter_(3, classes, -1 / self._batch)
         if any(stream.augments for stream in self._streams):
-            self._moves = self._move(np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1))
+            moves = np.stack([stream.moves(steps) for stream in self._streams[:k]], axis=1)
+            self._moves = self._parts(moves.swapaxes(2, 3)).transpose(3, 4).flatten(2, 3)
 
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        where = self._where[t, :, part]
-        k, batch = where.shape
-        images = self._pixels.index_select(0, where.flatten())
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        images = self._pixels.index_select(0, self._where[t, number])
         if self._moves is not None:
-            images = move_images(images, self._moves[t, :, part].flatten(0, 1))
-        truth = self._classes[where] if self._classes.ndim == 1 else self._classes[:k].gather(1, where)
-        x = images.view(k, batch, *images.shape[1:]).movedim(1, -1)
-        return x, truth.view(k, 1, batch)
+            images = move_images(images, self._moves[t, number])
+        k, x = len(network.grads), network.input
+        if x is None or not x.is_contiguous():
+            x = images.new_empty(k, *images.shape[1:], self.part)
+        for net, own in zip(x.view(k, -1, self.part), images.view(k, self.part, -1), strict=True):
+            net.copy_(own.T)  # of matrices, PyTorch has a fast transpose
+        return x, self._truth[t, number]
 
     def _gradient(self, out: Tensor, truth: Tensor) -> Tensor:
-        share = 1 / self._batch
-        grad = torch.softmax(out, dim=1).mul_(share)
-        return grad.scatter_add_(1, truth, grad.new_full((1, 1, 1), -share).expand(truth.shape))
+        """Return ``softmax(out) / batch + truth``, where ``truth`` is ``-1 / batch`` for the true class, else 0."""
+        return torch.add(truth, torch.softmax(out, dim=1), alpha=1 / self._batch)
 
 
 class FieldFeed(Feed):
@@ -118,10 +131,10 @@ class FieldFeed(Feed):
         """Draw what the next steps need."""
         super().draw(k, steps)
         if not self._whole:
-            self._where = self._positions(k, steps)
+            self._where = self._move(self._positions(k, steps))
 
-    def _data(self, network: Network, t: int, part: slice) -> tuple[Tensor, Tensor]:
-        into = network.input
+    def _data(self, network: Network, t: int, number: int) -> tuple[Tensor, Tensor]:
+        part, into = slice(number * self.part, (number + 1) * self.part), network.input
         k = len(network.grads)
         if self._whole:
             x = self._points[:, part].expand(k, -1, -1)

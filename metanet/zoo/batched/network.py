@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from metanet.zoo import architecture as spec
@@ -19,11 +21,20 @@ class Network:
         params: ``[k, P]``, read at every call; only running statistics are written.
         batch: Images or points a net and call.
         training: Whether batch normalisation uses and follows the moments of the batch.
+        factor: What each net's dropout layers multiply kept values by, ``[k, 1]``; if any are given.
     """
 
-    def __init__(self, architecture: spec.Architecture, params: Tensor, batch: int, training: bool = False) -> None:
+    def __init__(
+        self,
+        architecture: spec.Architecture,
+        params: Tensor,
+        batch: int,
+        training: bool = False,
+        factor: Tensor | None = None,
+    ) -> None:
         self.grads = params.new_zeros(len(params), architecture.parameters)
-        self._params, self._batch, self._training = params, batch, training
+        self._params, self._training = params, training
+        self._factor = params.new_ones(len(params), 1) if factor is None else factor
         self._architecture, self._shapes = architecture, architecture.shapes()
         self._slots = slots(architecture)
         self._sources = {layer.source for layer in architecture.layers if isinstance(layer, spec.Add)}
@@ -54,9 +65,12 @@ class Network:
         if isinstance(layer, spec.Shift):
             return features.Shift(layer.by)
         if isinstance(layer, spec.Activation):
-            none = layer.fn == "none" and layer.scale == 1
-            return activations.Identity() if none else activations.Activation(into, layer.fn, layer.scale, overwrite)
-        self.dropouts.append(features.Dropout(into))
+            if layer.fn == "none" and layer.scale == 1:
+                return activations.Identity()
+            return activations.Activation(into, layer.fn, layer.scale, overwrite)
+        before = self._architecture.layers[i - 1] if i > 0 and i - 1 not in self._sources else None
+        in_place = isinstance(before, spec.Activation) and before.fn in activations.READ_SIGN
+        self.dropouts.append(features.Dropout(into, self._factor, in_place))
         return self.dropouts[-1]
 
     def _weighted(
@@ -65,24 +79,24 @@ class Network:
         weight, need_input = slot.view(self._params), i > min(self._slots)
         made: layers.Conv | layers.Linear | features.BatchNorm
         if isinstance(layer, spec.Conv):
-            made = layers.Conv(shape, layer, weight, self._batch, need_input)
+            made = layers.Conv(shape, layer, weight, into, need_input)
         elif isinstance(layer, spec.Linear):
-            made = layers.Linear(shape, weight, self._batch, need_input)
+            made = layers.Linear(shape, weight, into, need_input)
         else:
             made = features.BatchNorm(into, weight, running_slots(self._architecture)[i].view(self._params))
             made.training = self._training
         self._affine.append((slot.view(self.grads), made))
         return made
 
-    def forward(self, x: Tensor, factors: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, kept: Sequence[Tensor] | None = None) -> Tensor:
         """Return the outputs, ``[k, values, batch]``.
 
         Args:
             x: ``[k, *input, batch]``; if it is :attr:`input` itself, nothing is copied.
-            factors: Dropout factors ``[k, features, batch]`` of every dropout layer; ``None`` outside training.
+            kept: What each dropout layer keeps, bools ``[k, features, batch]``; ``None`` outside training.
         """
         for i, dropout in enumerate(self.dropouts):
-            dropout.factors = factors[i] if factors is not None else None
+            dropout.kept = kept[i] if kept is not None else None
         saved: dict[int, Tensor] = {}
         for i, layer in enumerate(self._layers):
             if isinstance(layer, features.Add):

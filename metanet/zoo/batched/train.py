@@ -49,7 +49,7 @@ def train_block(
         active = sum(plan.steps > done for plan in plans)  # nets end one after the other, the last of the list first
         if network is None or active < len(network.grads):
             optimizer.narrow(active)
-            network = Network(architecture, params[:active], feed.part, training=True)
+            network = Network(architecture, params[:active], feed.part, True, feed.factor[:active])
         _train(plans[:active], network, optimizer, feed, done, until)
         done = until
         kept |= {(i, until): params[i].cpu().clone() for i, plan in enumerate(plans) if until in plan.kept}

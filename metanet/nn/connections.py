@@ -1,0 +1,127 @@
+"""The network that embeds one connection, with a gradient of its own: what large networks spend their time in.
+
+One connection is one row, so that kernel taps stay where they lie in memory. Compared with the same formula left to
+autograd it makes half as many passes over the hidden layer: ``exp2`` takes half the time of ``exp``, the sigmoid
+serves both the value and its derivative, and the gradients of weights are products with a long side inside, which BLAS
+does five times as fast in this order as in the other.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from metanet.nn.features import signed_log
+from metanet.nn.scratch import scratch
+
+BITS = -1 / math.log(2)  # exp(-z) = exp2(BITS z)
+
+
+class Coefficients(NamedTuple):
+    """What a block's embedding depends on besides its weights.
+
+    Attributes:
+        inner: From the K taps and their size to the hidden layer, ``[H, K + 1]``.
+        shift: Bias of the hidden layer, ``[H]``.
+        outer: From the hidden layer to the heads, ``[R, H]``.
+        skip: From the taps to the heads, ``[R, K]``.
+    """
+
+    inner: Tensor
+    shift: Tensor
+    outer: Tensor
+    skip: Tensor
+
+
+@dataclass(frozen=True)
+class ConnectionNetwork:
+    """Embeds weights ``w_k`` of a connection, one per tap, as R numbers.
+
+    With ``x_k = slog(factor w_k)`` and their root mean square ``x_0``:
+    ``E = outer silu(sum_k inner_k x_k + inner_0 x_0 + shift) + sum_k skip_k x_k``.
+
+    Attributes:
+        factor: Factor on the weights.
+        even: Read ``|x_k|`` in place of ``x_k``.
+        folded: Read ``|sum_k inner_k x_k|`` in place of the sum.
+    """
+
+    factor: float
+    even: bool = False
+    folded: bool = False
+
+    def embed(self, weights: Tensor, coefficients: Coefficients, out: Tensor) -> Tensor:
+        """Embed ``[B, D, T, S, K]``, any part of a block, into ``out`` ``[R, B D T S]``; no gradient is recorded."""
+        with torch.no_grad():
+            seen = self._read(weights)
+            hidden, _ = self._linear(seen, coefficients)
+            gate = torch.exp2(hidden, out=_like("gate", hidden)).add_(1)
+            hidden.div_(gate)  # BITS silu
+            torch.mm(coefficients.skip, seen[:, :-1].t(), out=out)
+            return out.addmm_(coefficients.outer, hidden.t(), alpha=1 / BITS)
+
+    def gradients(self, weights: Tensor, coefficients: Coefficients, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the weights, if they ask for one, and of the coefficients.
+
+        Args:
+            weights: Those given to :meth:`embed`.
+            coefficients: Likewise.
+            grad: Gradient of its result, ``[R, B D T S]``.
+        """
+        inner, _, outer, skip = coefficients
+        with torch.no_grad():
+            seen = self._read(weights)
+            values, size = seen[:, :-1], seen[:, -1:]
+            hidden, linear = self._linear(seen, coefficients)
+            gate = torch.exp2(hidden, out=_like("gate", hidden)).add_(1).reciprocal_()  # the sigmoid
+            hidden.mul_(gate).div_(BITS)  # silu
+            for_outer, for_skip = grad @ hidden, (values.t() @ grad.t()).t()
+            slope = hidden.addcmul_(gate, hidden, value=-1).add_(gate)  # its derivative
+            for_hidden = torch.mm(grad.t(), outer, out=gate).mul_(slope)
+            for_shift, for_size = for_hidden.sum(0), size.t() @ for_hidden
+            for_linear = for_hidden if linear is None else for_hidden * linear.sign_()
+            for_inner = torch.cat([values.t() @ for_linear, for_size]).t()
+            if not weights.requires_grad:
+                return None, for_inner, for_shift, for_outer, for_skip
+            for_values = (for_linear @ inner[:, :-1]).addmm_(grad.t(), skip)
+            for_seen = torch.cat([for_values, for_hidden @ inner[:, -1:]], 1)
+        with torch.enable_grad():
+            read = self.read(weights)
+        return *torch.autograd.grad(read, weights, for_seen), for_inner, for_shift, for_outer, for_skip
+
+    def read(self, weights: Tensor) -> Tensor:
+        """Compressed taps of every connection and their root mean square, ``[n, K + 1]``."""
+        values = signed_log(weights.reshape(-1, weights.shape[-1]) * self.factor)
+        size = values.abs() if values.shape[1] == 1 else values.square().mean(1, keepdim=True).add(1e-6).sqrt()
+        return torch.cat([values.abs() if self.even else values, size], 1)
+
+    def _read(self, weights: Tensor) -> Tensor:
+        """The same in memory that is used again."""
+        weights = weights.detach().reshape(-1, weights.shape[-1])
+        scaled = torch.mul(weights, self.factor, out=_like("scaled", weights))
+        values = torch.abs(scaled, out=_like("values", weights)).log1p_()
+        if values.shape[1] == 1:
+            size = values
+        else:
+            size = torch.square(values, out=_like("squares", values)).mean(1, keepdim=True).add_(1e-6).sqrt_()
+        values = values if self.even else torch.copysign(values, scaled, out=scaled)
+        return torch.cat([values, size], 1, out=scratch("seen", values, len(values), values.shape[1] + 1))
+
+    def _linear(self, seen: Tensor, coefficients: Coefficients) -> tuple[Tensor, Tensor | None]:
+        """``BITS`` times what the hidden layer reads, ``[n, H]``; and the sum over taps, if it is folded."""
+        inner, shift = coefficients.inner * BITS, coefficients.shift * BITS
+        hidden = scratch("hidden", seen, len(seen), len(shift))
+        if not self.folded:
+            return torch.addmm(shift, seen, inner.t(), out=hidden), None
+        linear = torch.mm(seen[:, :-1], coefficients.inner[:, :-1].t(), out=_like("linear", hidden))
+        torch.addmm(shift, seen[:, -1:], inner[:, -1:].t(), out=hidden)
+        folded = torch.abs(linear, out=_like("folded", linear))
+        return hidden.add_(folded, alpha=BITS), linear
+
+
+def _like(name: str, tensor: Tensor) -> Tensor:
+    return scratch(name, tensor, *tensor.shape)
