@@ -34,7 +34,6 @@ class Rich(nn.Module):
         x = x + self.read(nn.functional.normalize(self.code(x), dim=-1))
         return self.last(self.norm(x + self.attention(x, x, x, need_weights=False)[0]))
 
-
     def turned(self, x):
         a, b = x.chunk(2, -1)
         angle = torch.arange(4.0)[:, None] * torch.tensor([1.0, 0.5, 0.3, 0.1])

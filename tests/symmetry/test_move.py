@@ -102,7 +102,7 @@ def test_bad_states_are_refused(traced_network):
 def test_bad_requests_are_refused(traced_network):
     space = traced_network("mlp")[2]
     with pytest.raises(SpaceError, match="accepted: permutation"):
-        space.sample(0, kinds=("rotation",))
+        space.sample(0, kinds=("spin",))
     with pytest.raises(SpaceError, match="not free axes"):
         metanet.symmetry.sample(space, axes=["nowhere"])
 

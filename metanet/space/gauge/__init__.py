@@ -22,7 +22,7 @@ from metanet.space.walk import Walk
 def infer_gauges(
     walk: Walk, nodes: Sequence[fx.Node], names: Mapping[Dim, str], constants: Mapping[fx.Node, Tensor] | None = None
 ) -> tuple[Gauge, ...]:
-    """All gauges: scalings and signs (as a basis of each group), permutations apart, phases, shifts, matrices, rotations.
+    """All gauges: scalings and signs (a basis of each group), permutations apart, phases, shifts, matrices, rotations.
 
     Args:
         walk: The finished axis walk.

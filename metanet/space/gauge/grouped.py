@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from metanet.space.axes import Dim, leaves
 from metanet.space.calls import argument
-from metanet.space.gauge.heads import Rows, batch_factors, entries
+from metanet.space.gauge.heads import Rows, batch_factors, entries, weight_rows
 from metanet.space.gauge.products import Act, Products
 from metanet.space.gauge.trial import Trial
 from metanet.space.gauges import Gauge, GaugePart
@@ -34,28 +34,28 @@ def grouped(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, str
     tensors = [_tensors(trial, layer) for layer in layers]
     if layers[0] is layers[1] or not all(tensors) or all(r.table.shape[-2] == 1 for r in rows):
         return
-    dims = [trial.walk.values[layer.args[1]].dims[0] for layer in layers]
+    dims = [weight_rows(trial, layer) for layer in layers]
     factors = batch_factors(trial, products.scores.keys)
     outer = [factors[n] for n in rows[1].outer]
     both = set(leaves(dims[0]))
     for inner in dict.fromkeys(a for a in leaves(dims[1]) if a in both and a not in outer and a.size > 1):
         atoms = (*outer, inner)
-        places = [_joint(d, atoms) for d in dims]
-        if not all(a in names for a in atoms) or any(p is None for p in places):
+        places = [p for p in (_joint(d, atoms) for d in dims) if p is not None]
+        if len(places) < 2 or not all(a in names for a in atoms):
             continue
-        name = tuple(tuple(p.tolist()) for p in places if p is not None)
         for kind, exponent in (("scale", -1.0), ("sign", 1.0)):
-            size = math.prod(a.size for a in atoms)
-
-            def tried(draw: int, kind: str = kind, size: int = size) -> bool:
-                number = products.trial.random([size])
-                factor = number.exp() if kind == "scale" else number.sign()
-                acts = [_scaling(p, f) for p, f in zip(places, (factor, 1 / factor), strict=True) if p is not None]
-                return products.stay(acts[0], acts[1], (name, kind, draw))
-
-            if all(tried(draw) for draw in range(DRAWS if kind == "sign" else 1)):
+            draws = range(DRAWS if kind == "sign" else 1)
+            if all(_stay(products, places, kind, math.prod(a.size for a in atoms), draw) for draw in draws):
                 parts = [GaugePart(t, (0,), e) for own, e in zip(tensors, (1.0, exponent), strict=True) for t in own]
                 yield Gauge(kind, tuple(names[a] for a in atoms), tuple(parts))  # type: ignore[arg-type]
+
+
+def _stay(products: Products, places: Sequence[Tensor], kind: str, size: int, draw: int) -> bool:
+    """Whether products stay when queries are multiplied by random factors and keys by their inverses."""
+    number = products.trial.random([size])
+    factor = number.exp() if kind == "scale" else number.sign()
+    query, key = (_scaling(p, f) for p, f in zip(places, (factor, 1 / factor), strict=True))
+    return products.stay(query, key, (*(tuple(p.tolist()) for p in places), kind, draw))
 
 
 def _tensors(trial: Trial, layer: fx.Node) -> list[str]:
@@ -63,7 +63,7 @@ def _tensors(trial: Trial, layer: fx.Node) -> list[str]:
     weight, bias = layer.args[1], argument(layer, "bias")
     nodes = [weight] if bias is None else [weight, bias]
     own = bias is None or trial.alone(bias)
-    return [trial.walk.values[n].origin.tensor for n in nodes] if own else []
+    return [trial.tensor(n) for n in nodes] if own else []
 
 
 def _joint(dim: Dim, atoms: Sequence[Dim]) -> Tensor | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -23,7 +24,7 @@ class Rows:
     """The rows of a layer's result that make the heads.
 
     Attributes:
-        table: Rows ``[*outer, groups, width]``, where ``groups`` counts the heads that share one head of the other side.
+        table: Rows ``[*outer, groups, width]``, where ``groups`` counts heads that share one of the other side.
         outer: Which factors of the operand's leading dimensions the outer ones are.
     """
 
@@ -124,7 +125,9 @@ def _table(factors: Sequence[Dim], places: Sequence[Tensor], shared: Sequence[Di
             return None
         code = code * factors[n].size + places[n][reached]
     heads = math.prod(factors[n].size for n in (*outer, *inner))
-    if len(reached) % heads or not torch.equal(code.bincount(minlength=heads), torch.full((heads,), len(reached) // heads)):
+    if len(reached) % heads or not torch.equal(
+        code.bincount(minlength=heads), torch.full((heads,), len(reached) // heads)
+    ):
         return None
     ordered = reached[code.argsort(stable=True)]
     sizes = [factors[n].size for n in outer]
@@ -145,3 +148,10 @@ def entries(dim: Dim, atom: Dim) -> Tensor:
         several = (left != -1) & (right != -1)
         joint = torch.where(several, -2, torch.where(left != -1, left, right)).flatten()
     return joint
+
+
+def weight_rows(trial: Trial, layer: fx.Node) -> Dim:
+    """What the rows of a linear layer's weight are."""
+    weight: Any = layer.args[1]
+    dim: Dim = trial.walk.values[weight].dims[0]
+    return dim

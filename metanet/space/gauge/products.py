@@ -77,7 +77,7 @@ class Products:
 
     @torch.no_grad()
     def _seen(self, given: Mapping[fx.Node, Tensor]) -> list[Any]:
-        """Products, summed over keys with random weights (equal sums are equal products, Freivalds), and what leaves."""
+        """Products, summed over keys with random weights (equal sums: equal products, Freivalds), and what leaves."""
         node = self.scores.node
         found = self.trial.run((*self.scores.between, *self.scores.leaving), given)
         q, k = found[self.scores.queries], found[self.scores.keys]
@@ -90,7 +90,9 @@ class Products:
 def _signature(trial: Trial, scores: Scores) -> Hashable:
     """Equal for places where the same is computed from parameters of the same shapes in the same roles."""
     place = {node: n for n, node in enumerate(scores.between)}
-    read = [n for node in scores.between if node not in scores.layers for n in node.all_input_nodes if trial.governed(n)]
+    read = [
+        n for node in scores.between if node not in scores.layers for n in node.all_input_nodes if trial.governed(n)
+    ]
     shapes = []
     for node in dict.fromkeys(read):
         place[node] = len(place)

@@ -22,8 +22,8 @@ from torch import Tensor, fx
 from metanet.space.axes import Dim, leaves
 from metanet.space.calls import argument, operation_name
 from metanet.space.gauge.grouped import grouped
+from metanet.space.gauge.heads import Rows, batch_factors, entries, weight_rows
 from metanet.space.gauge.infer import combinations
-from metanet.space.gauge.heads import Rows, batch_factors, entries
 from metanet.space.gauge.products import Act, Products
 from metanet.space.gauge.scores import PRODUCTS, Scores, find_scores
 from metanet.space.gauge.trial import Trial
@@ -60,7 +60,7 @@ def infer_rotary(
             rows = products.rows()
             if rows is not None:
                 found.extend((*_rotations(products, rows, names), *grouped(products, rows, names)))
-        except Exception:  # noqa: S112  # an operation that cannot be run by itself: nothing is known of it
+        except Exception:  # an operation that cannot be run by itself: nothing is known of it
             continue
     return tuple(found)
 
@@ -78,7 +78,7 @@ def _rotations(products: Products, rows: tuple[Rows, Rows], names: Mapping[Dim, 
     trial, scores = products.trial, products.scores
     factors = batch_factors(trial, scores.keys)
     outer = [factors[n] for n in rows[1].outer]
-    weights = [trial.walk.values[layer.args[1]].dims[0] for layer in scores.layers]
+    weights = [weight_rows(trial, layer) for layer in scores.layers]
 
     def allowed(choice: Choice) -> bool:
         moved = (torch.cat(_places(r, choice), -1) for r in rows)
@@ -108,9 +108,7 @@ def _in_blocks(dim: Dim, rows: Tensor, outer: Sequence[Dim]) -> bool:
     return True
 
 
-def _chosen(
-    products: Products, rows: tuple[Rows, Rows], choices: Iterable[Choice]
-) -> tuple[Choice, bool] | None:
+def _chosen(products: Products, rows: tuple[Rows, Rows], choices: Iterable[Choice]) -> tuple[Choice, bool] | None:
     """The first pairs that may be rotated, and whether they may be scaled too."""
     sizes = rows[1].table.shape[:-2]
     for choice in choices:
@@ -174,7 +172,7 @@ def _parts(trial: Trial, layer: fx.Node, rows: Rows, choice: Choice, exponent: f
             return []
         for p in rows.pairs(*choice):
             pairs = Pairs(p.start - start, p.strides, p.count, p.step, p.apart)
-            parts.append(GaugePart(trial.walk.values[node].origin.tensor, (0,), exponent, pairs=pairs))
+            parts.append(GaugePart(trial.tensor(node), (0,), exponent, pairs=pairs))
     return parts
 
 
@@ -183,8 +181,9 @@ def _pieces(trial: Trial, bias: fx.Node, table: Tensor) -> list[tuple[fx.Node | 
     if trial.governed(bias):
         return [(bias if trial.alone(bias) else None, 0)]
     joined = bias.op == "call_function" and operation_name(bias) == "aten.cat" and len(bias.users) == 1
-    start, found = 0, []
-    for piece in bias.args[0] if joined else [bias]:  # type: ignore[union-attr]
+    start, found = 0, []  # type: tuple[int, list[tuple[fx.Node | None, int]]]
+    pieces: Any = bias.args[0] if joined else [bias]
+    for piece in pieces:
         size = piece.meta["val"].shape[0]
         inside = (table >= start) & (table < start + size)
         if piece in trial.fixed:

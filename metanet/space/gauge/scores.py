@@ -68,12 +68,14 @@ def find_scores(trial: Trial, nodes: Sequence[fx.Node]) -> Iterator[Scores]:
         places = PRODUCTS.get(operation_name(node).removeprefix("aten.")) if node.op == "call_function" else None
         operands = [node.args[p] for p in places or ()]
         sides = [_back(trial, o) if isinstance(o, fx.Node) else None for o in operands]
-        if len(sides) == 2 and sides[0] is not None and sides[1] is not None:
-            (first, a), (second, b) = sides
+        found = [side for side in sides if side is not None]
+        if len(found) == 2:
+            (first, a), (second, b) = found
             between = sorted(a | b, key=place.__getitem__)
             leaving = list(dict.fromkeys(_leaving(trial, between, node, operands, (first, second))))
             if not all(map(_plain, between)) and not any(n.op == "output" for n in leaving):
-                yield Scores(node, *operands, (first, second), tuple(between), tuple(leaving))  # type: ignore[arg-type]
+                queries, keys = (o for o in operands if isinstance(o, fx.Node))
+                yield Scores(node, queries, keys, (first, second), tuple(between), tuple(leaving))
 
 
 def _back(trial: Trial, start: fx.Node) -> tuple[fx.Node, set[fx.Node]] | None:

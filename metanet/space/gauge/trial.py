@@ -54,6 +54,10 @@ class Trial:
         value = self.walk.values.get(node)
         return node.op == "placeholder" and isinstance(value, Value) and value.origin is not None
 
+    def tensor(self, node: Any) -> str:
+        """Name of the tensor that a graph input or a view of it is."""
+        return str(self.walk.values[node].origin.tensor)
+
     def alone(self, node: Any) -> bool:
         """Whether something is a parameter that one operation reads, under one name."""
         known = isinstance(node, fx.Node) and self.governed(node) and len(node.users) == 1

@@ -93,7 +93,8 @@ def neighbours(t):
 # What may happen to queries and keys of width eight, [2, heads, tokens, 8]: some leave rotations, some signs.
 TURNS = (
     halves, halves, neighbours, neighbours, lambda t: t, lambda t: halves(t, 1.1), lambda t: halves(neighbours(t)),
-    lambda t: torch.cat([halves(t[..., :4]), t[..., 4:]], -1), lambda t: torch.cat([t[..., :4], neighbours(t[..., 4:])], -1),
+    lambda t: torch.cat([halves(t[..., :4]), t[..., 4:]], -1),
+    lambda t: torch.cat([t[..., :4], neighbours(t[..., 4:])], -1),
     lambda t: halves(t) + angles(8).to(t).sin(), lambda t: torch.cat([t[:, :, :1], halves(t)[:, :, 1:]], 2),
     lambda t: halves(t).flip(-1), lambda t: halves(t.flip(1)), lambda t: halves(t) * angles(4).cos().to(t).repeat(1, 2),
     lambda t: halves(t.softmax(1)), lambda t: halves(t) + t.mean(2, keepdim=True), lambda t: halves(t).relu(),
