@@ -118,8 +118,10 @@ def test_a_run_learns_reports_and_is_read_again(run, tiny_zoo, tmp_path, capsys)
     assert "%)" in out
 
 
-def test_an_audit_looks_at_all_logits(run, tiny_zoo):
-    found = audit(run, str(tiny_zoo.path), split="train", nets=8)
+def test_an_audit_looks_at_all_logits(tiny_zoo):
+    torch.manual_seed(0)
+    task = PropertyClassification(OperatorMetanet(width=16, heads=4, out_features=2))
+    found = audit(task, tiny_zoo, split="train", nets=8)
     rows = {row.transformation: row for row in found.rows}
     assert rows["permutation"].before.shape == (8, 2)
     assert rows["permutation"].verdict == "exact"
