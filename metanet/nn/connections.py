@@ -37,6 +37,15 @@ class Coefficients(NamedTuple):
     skip: Tensor
 
 
+class Trace(NamedTuple):
+    """What an embedding computed on its way, for its gradients: ``[n, K + 1]``, ``[n, H]`` three times."""
+
+    seen: Tensor
+    hidden: Tensor
+    gate: Tensor
+    linear: Tensor | None
+
+
 @dataclass(frozen=True)
 class ConnectionNetwork:
     """Embeds weights ``w_k`` of a connection, one per tap, as R numbers.
@@ -54,30 +63,40 @@ class ConnectionNetwork:
     even: bool = False
     folded: bool = False
 
-    def embed(self, weights: Tensor, coefficients: Coefficients, out: Tensor) -> Tensor:
-        """Embed ``[B, D, T, S, K]``, any part of a block, into ``out`` ``[R, B D T S]``; no gradient is recorded."""
-        with torch.no_grad():
-            seen = self._read(weights)
-            hidden, _ = self._linear(seen, coefficients)
-            gate = torch.exp2(hidden, out=_like("gate", hidden)).add_(1)
-            hidden.div_(gate)  # BITS silu
-            torch.mm(coefficients.skip, seen[:, :-1].t(), out=out)
-            return out.addmm_(coefficients.outer, hidden.t(), alpha=1 / BITS)
+    def embed(self, weights: Tensor, coefficients: Coefficients, out: Tensor) -> Trace:
+        """Embed ``[B, D, T, S, K]``, any part of a block, into ``out`` ``[R, B D T S]``; no gradient is recorded.
 
-    def gradients(self, weights: Tensor, coefficients: Coefficients, grad: Tensor) -> tuple[Tensor | None, ...]:
+        Returns:
+            What was computed on the way, in memory that the next embedding uses again.
+        """
+        with torch.no_grad():
+            trace = self._run(weights, coefficients)
+            active = torch.div(trace.hidden, trace.gate, out=_like("active", trace.hidden))  # BITS silu
+            torch.mm(coefficients.skip, trace.seen[:, :-1].t(), out=out)
+            out.addmm_(coefficients.outer, active.t(), alpha=1 / BITS)
+            return trace
+
+    def _run(self, weights: Tensor, coefficients: Coefficients) -> Trace:
+        seen = self._read(weights)
+        hidden, linear = self._linear(seen, coefficients)
+        return Trace(seen, hidden, torch.exp2(hidden, out=_like("gate", hidden)).add_(1), linear)
+
+    def gradients(
+        self, weights: Tensor, coefficients: Coefficients, grad: Tensor, trace: Trace | None = None
+    ) -> tuple[Tensor | None, ...]:
         """Gradients of the weights, if they ask for one, and of the coefficients.
 
         Args:
             weights: Those given to :meth:`embed`.
             coefficients: Likewise.
             grad: Gradient of its result, ``[R, B D T S]``.
+            trace: What :meth:`embed` returned, if that was kept; it is overwritten.
         """
         inner, _, outer, skip = coefficients
         with torch.no_grad():
-            seen = self._read(weights)
+            seen, hidden, gate, linear = self._run(weights, coefficients) if trace is None else trace
             values, size = seen[:, :-1], seen[:, -1:]
-            hidden, linear = self._linear(seen, coefficients)
-            gate = torch.exp2(hidden, out=_like("gate", hidden)).add_(1).reciprocal_()  # the sigmoid
+            gate.reciprocal_()  # the sigmoid
             hidden.mul_(gate).div_(BITS)  # silu
             for_outer, for_skip = grad @ hidden, (values.t() @ grad.t()).t()
             slope = hidden.addcmul_(gate, hidden, value=-1).add_(gate)  # its derivative

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metanet.nn.connections import Coefficients, ConnectionNetwork
+from metanet.nn.connections import Coefficients, ConnectionNetwork, Trace
 from metanet.nn.scratch import scratch
 
 PIECE = 2**19  # hidden values of the embedding computed at once: they fit in a core's cache
+TRACED = 2**19  # hidden values up to which what an embedding computed is kept for its gradients
 
 
 class Pieces:
@@ -60,6 +61,9 @@ class Pieces:
         self.keep = min(len(self.places), room // size)
         self.size = self.keep * size
         self.kept: dict[int, Tensor] = {}
+        self.tracing = False  # whether gradients will be asked for
+        self.trace: Trace | None = None
+        self.traced = len(self.places) == self.keep == 1 and batch * groups * targets * sources * hidden <= TRACED
 
     def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """Groups and targets of every piece, and its operators ``[R B D, T, S]``."""
@@ -72,7 +76,10 @@ class Pieces:
                 shape = (len(self.coefficients.outer), piece.shape[:4].numel())
                 keep = number < self.keep
                 out = piece.new_empty(shape) if keep else scratch("operators", piece, *shape)
-                embedded = self.network.embed(piece, self.coefficients, out).view(-1, *piece.shape[2:4])
+                trace = self.network.embed(piece, self.coefficients, out)
+                if self.traced and self.tracing:
+                    self.trace = Trace(*(None if t is None else t.clone() for t in trace))
+                embedded = out.view(-1, *piece.shape[2:4])
                 if keep:
                     self.kept[number] = embedded
             yield groups, rows, embedded
@@ -87,6 +94,8 @@ class Pieces:
         Returns:
             ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]``.
         """
+        if self.keep == len(self.places) == 1:
+            return self._carry_at_once(sources, targets)
         forth: dict[int, list[Tensor]] = {}
         back: dict[int, Tensor] = {}
         for groups, rows, embedded in self:
@@ -102,6 +111,21 @@ class Pieces:
         there = [parts[0] if len(parts) == 1 else torch.cat(parts, 2) for parts in forth.values()]
         return _joined(there, lead), _joined(list(back.values()), lead)
 
+    def _carry_at_once(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The same for a block of one piece: on small networks, what Python does costs as much as the products."""
+        embedded = self.kept.get(0)
+        if embedded is None:
+            ((_, _, embedded),) = self
+        there = here = None
+        if sources is not None:
+            shape = sources.shape
+            found = _product(sources.view(-1, *shape[3:]), embedded.mT)
+            there = found.view(*shape[:4], embedded.shape[1])
+        if targets is not None:
+            shape = targets.shape
+            here = _product(targets.view(-1, *shape[3:]), embedded).view(*shape[:4], embedded.shape[2])
+        return there, here
+
     def gradients(
         self, weights: Tensor | None, targets: Tensor, sources: Tensor
     ) -> tuple[Tensor | None, list[Tensor | None]]:
@@ -115,7 +139,8 @@ class Pieces:
             grad = scratch("operators", outer, len(outer), outer.shape[1], inner.shape[2])
             grad = torch.bmm(outer, inner, out=grad).view(targets.shape[0], -1)
             piece = values[:, groups, rows].detach().requires_grad_(weights is not None)
-            found, *rest = self.network.gradients(piece, self.coefficients, grad)
+            found, *rest = self.network.gradients(piece, self.coefficients, grad, self.trace)
+            self.trace = None  # overwritten
             if for_weights is not None and found is not None:
                 for_weights[:, groups, rows] = found
             total = [r if t is None else t.add_(r) for t, r in zip(total, rest, strict=True)]  # type: ignore[arg-type]
@@ -163,6 +188,7 @@ class Operators:
         sources, targets = (None if v is None else v.to(like.dtype) for v in (sources, targets))
         slots: list[Tensor] = []
         if torch.is_grad_enabled() and (self.weights is not None or like.requires_grad):
+            self.pieces.tracing = True
             sent = [v for v in (sources, targets) if v is not None]
             if len(self._free) < 2 * len(sent):
                 wanted = max(self.messages, len(sent))
@@ -248,7 +274,7 @@ def _joined(parts: list[Tensor], lead: Sequence[int]) -> Tensor | None:
 
 def _by_heads(values: Tensor, heads: int) -> Tensor:
     """``[B, D, N, F] -> [R, B, D, F / R, N]``."""
-    return values.unflatten(-1, (heads, -1)).permute(3, 0, 1, 4, 2).contiguous()
+    return values.reshape(*values.shape[:3], heads, -1).permute(3, 0, 1, 4, 2).contiguous()
 
 
 def _by_nodes(values: Tensor) -> Tensor:

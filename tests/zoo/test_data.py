@@ -238,7 +238,11 @@ def test_nets_that_are_not_finite_are_left_out_and_counted(tiny_zoo, tmp_path):
     [
         ({"target": "accuracy"}, ZooError, "no column 'accuracy'. Accepted: .*test_accuracy"),
         ({"target": "activation"}, ZooError, "target 'activation' is not a number.*Accepted: .*test_accuracy"),
-        ({"augment": ["reflection"]}, ConfigError, "data.augment: got .*reflection.*Accepted: permutation, scale, sign"),
+        (
+            {"augment": ["reflection"]},
+            ConfigError,
+            "data.augment: got .*reflection.*Accepted: permutation, scale, sign",
+        ),
         ({"filter": {"optimiser": "adam"}}, ZooError, "no column 'optimiser'"),
         ({"batch_size": 0}, ConfigError, "data.batch_size: got 0"),
         ({"test_size": -1}, ConfigError, "data.test_size: got -1"),
