@@ -45,6 +45,11 @@ class Trace(NamedTuple):
     gate: Tensor
     linear: Tensor | None
 
+    def copied(self) -> Trace:
+        """The same in memory of its own."""
+        linear = None if self.linear is None else self.linear.clone()
+        return Trace(self.seen.clone(), self.hidden.clone(), self.gate.clone(), linear)
+
 
 @dataclass(frozen=True)
 class ConnectionNetwork:

@@ -78,7 +78,7 @@ class Pieces:
                 out = piece.new_empty(shape) if keep else scratch("operators", piece, *shape)
                 trace = self.network.embed(piece, self.coefficients, out)
                 if self.traced and self.tracing:
-                    self.trace = Trace(*(None if t is None else t.clone() for t in trace))
+                    self.trace = trace.copied()
                 embedded = out.view(-1, *piece.shape[2:4])
                 if keep:
                     self.kept[number] = embedded
