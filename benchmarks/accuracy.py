@@ -2,9 +2,10 @@
 
 python benchmarks/accuracy.py --config configs/fmnist14_accuracy.yaml [--models operator,gauge] [--seeds 0,1,2]
 
-What ``train.py`` does, per model and seed, in a process of its own. The epoch is the best of validation; the test split
-is read once, after training. StatNN is fitted in every run on the same nets. Runs that are there are not redone, and
-one that was interrupted goes on. Options not listed here go to ``train.py``. ``--no-train`` tells of what is there.
+What ``train.py`` does, per model and seed, in a process of its own, ``--jobs`` at once. The epoch is the best of
+validation; the test split is read once, after training. StatNN is fitted in every run on the same nets. Runs that are
+there are not redone, and one that was interrupted goes on. Options not listed here go to ``train.py``. ``--no-train``
+tells of what is there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import statistics
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,8 @@ def metrics_of(folder: Path) -> dict[str, Any] | None:
     return json.loads(file.read_text()) if file.is_file() else None
 
 
-def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str]) -> None:
-    """Train one model with one seed unless it is done."""
-    if metrics_of(folder) is not None:
-        return
+def start(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str]) -> BaseProcess:
+    """Begin to train one model with one seed."""
     arguments = ["fit", "--config", str(config), "--config", str(MODELS / f"{model}.yaml"), "--seed_everything"]
     arguments += [str(seed), "--trainer.default_root_dir", str(folder), *extra]
     if (folder / "checkpoints" / "last.ckpt").is_file():
@@ -46,8 +47,24 @@ def train(config: Path, model: str, seed: int, folder: Path, extra: Sequence[str
     folder.mkdir(parents=True, exist_ok=True)
     process = multiprocessing.get_context("fork").Process(target=_run, args=(arguments, folder / "log.txt"))
     process.start()  # forked: importing everything takes longer than some of the runs
-    process.join()
-    print(f"{model} seed {seed}: " + (f"failed, see {folder}/log.txt" if process.exitcode else "done"), flush=True)
+    return process
+
+
+def train(config: Path, runs: Sequence[tuple[str, int, Path]], jobs: int, extra: Sequence[str]) -> None:
+    """Train every model and seed that is not done, some of them at once."""
+    todo = [run for run in runs if metrics_of(run[2]) is None][::-1]
+    running: dict[Any, tuple[BaseProcess, tuple[str, int, Path]]] = {}
+    while todo or running:
+        while todo and len(running) < jobs:
+            run = todo.pop()
+            process = start(config, *run, extra)
+            running[process.sentinel] = process, run
+        for done in wait(list(running)):
+            process, (model, seed, folder) = running.pop(done)
+            process.join()
+            print(
+                f"{model} seed {seed}: " + (f"failed, see {folder}/log.txt" if process.exitcode else "done"), flush=True
+            )
 
 
 def _run(arguments: list[str], log: Path) -> None:
@@ -105,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--config", type=Path, required=True, help="zoo, target, loss and optimiser")
     found.add_argument("--models", help="names of configs/metanets/*.yaml, comma-separated; all by default")
     found.add_argument("--seeds", default="0,1,2", help="comma-separated")
+    found.add_argument("--jobs", type=int, default=1, help="runs at once")
     found.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the runs")
     found.add_argument("--name", help="name of the table; that of the config by default")
     found.add_argument("--no-train", action="store_true", help="only tell of the runs that are done")
@@ -118,9 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     models = options.models.split(",") if options.models else sorted(p.stem for p in MODELS.glob("*.yaml"))
     name, seeds = options.name or options.config.stem, [int(s) for s in options.seeds.split(",")]
     folders = {model: [options.runs / name / model / f"seed-{seed}" for seed in seeds] for model in models}
-    for place, seed in enumerate(seeds):  # all models with a first seed before any with a second
-        for model in models if not options.no_train else ():
-            train(options.config, model, seed, folders[model][place], extra)
+    if not options.no_train:  # all models with a first seed before any with a second
+        runs = [(model, seed, folders[model][place]) for place, seed in enumerate(seeds) for model in models]
+        train(options.config, runs, options.jobs, extra)
     every, rows, wrong = [], [], []
     for model in models:
         found = [metrics for folder in folders[model] if (metrics := metrics_of(folder)) is not None]

@@ -2,11 +2,68 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from metanet.graph.edges import edge_index
 from metanet.graph.layout import Block, Layout
+
+
+@dataclass(frozen=True)
+class Side:
+    """The neurons that a block reads or writes, head by head.
+
+    Attributes:
+        split: Sizes into which the neurons of their set are split.
+        order: Dimensions of ``[B, *split, R, F / R]`` in the order ``[R, B, *shared, F / R, *others]``.
+        heads: R.
+        groups: D.
+    """
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    heads: int
+    groups: int
+
+    def read(self, features: Tensor, factor: float = 1.0) -> Tensor:
+        """``[B, N, F]`` times a factor, as ``[R, B, D, F / R, N / D]``."""
+        out = self._view(features).contiguous()
+        out = out if factor == 1 else out * factor  # not in place: it may be the features themselves
+        return out.view(self.heads, len(features), self.groups, features.shape[2] // self.heads, -1)
+
+    def write(self, values: Tensor, features: Tensor, factor: float, add: bool) -> None:
+        """Write ``[R, B, D, F / R, N / D]`` times a factor to ``[B, N, F]``, or add it to what is there."""
+        view = self._view(features)
+        values = (values if factor == 1 else values * factor).view(view.shape)
+        if add:
+            view.add_(values)
+        else:
+            view.copy_(values)
+
+    def _view(self, features: Tensor) -> Tensor:
+        return features.view(len(features), *self.split, self.heads, -1).permute(self.order)
+
+
+def sides(layout: Layout, block: Block, heads: int) -> tuple[Side, Side]:
+    """Source and target of a block."""
+    nodes, groups = layout.nodes, block.shape[0]
+    source = _side(nodes[block.source].sizes, block.source_order, groups, heads)
+    return source, _side(nodes[block.target].sizes, block.target_order, groups, heads)
+
+
+def _side(sizes: tuple[int, ...], order: tuple[int, ...], groups: int, heads: int) -> Side:
+    shared, product = 0, 1
+    while product < groups:
+        product *= sizes[order[shared]]
+        shared += 1
+    if order == tuple(range(len(order))):
+        sizes, order, shared = (groups, math.prod(sizes) // groups), (0, 1), 1
+    last = len(sizes) + 1
+    moved = [1 + i for i in order]
+    return Side(sizes, (last, 0, *moved[:shared], last + 1, *moved[shared:]), heads, groups)
 
 
 def of_target(features: Tensor, layout: Layout, block: Block) -> Tensor:

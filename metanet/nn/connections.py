@@ -9,6 +9,7 @@ does five times as fast in this order as in the other.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from metanet.nn.features import signed_log
 from metanet.nn.scratch import scratch
 
+Memory = Callable[..., Tensor]  # called as scratch is
 BITS = -1 / math.log(2)  # exp(-z) = exp2(BITS z)
 
 
@@ -45,11 +47,6 @@ class Trace(NamedTuple):
     gate: Tensor
     linear: Tensor | None
 
-    def copied(self) -> Trace:
-        """The same in memory of its own."""
-        linear = None if self.linear is None else self.linear.clone()
-        return Trace(self.seen.clone(), self.hidden.clone(), self.gate.clone(), linear)
-
 
 @dataclass(frozen=True)
 class ConnectionNetwork:
@@ -68,23 +65,23 @@ class ConnectionNetwork:
     even: bool = False
     folded: bool = False
 
-    def embed(self, weights: Tensor, coefficients: Coefficients, out: Tensor) -> Trace:
+    def embed(self, weights: Tensor, coefficients: Coefficients, out: Tensor, keep: bool = False) -> Trace:
         """Embed ``[B, D, T, S, K]``, any part of a block, into ``out`` ``[R, B D T S]``; no gradient is recorded.
 
         Returns:
-            What was computed on the way, in memory that the next embedding uses again.
+            What was computed on the way: in memory that the next embedding uses again, unless it is to be kept.
         """
         with torch.no_grad():
-            trace = self._run(weights, coefficients)
+            trace = self._run(weights, coefficients, _fresh if keep else scratch)
             active = torch.div(trace.hidden, trace.gate, out=_like("active", trace.hidden))  # BITS silu
             torch.mm(coefficients.skip, trace.seen[:, :-1].t(), out=out)
             out.addmm_(coefficients.outer, active.t(), alpha=1 / BITS)
             return trace
 
-    def _run(self, weights: Tensor, coefficients: Coefficients) -> Trace:
-        seen = self._read(weights)
-        hidden, linear = self._linear(seen, coefficients)
-        return Trace(seen, hidden, torch.exp2(hidden, out=_like("gate", hidden)).add_(1), linear)
+    def _run(self, weights: Tensor, coefficients: Coefficients, memory: Memory) -> Trace:
+        seen = self._read(weights, memory)
+        hidden, linear = self._linear(seen, coefficients, memory)
+        return Trace(seen, hidden, torch.exp2(hidden, out=memory("gate", hidden, *hidden.shape)).add_(1), linear)
 
     def gradients(
         self, weights: Tensor, coefficients: Coefficients, grad: Tensor, trace: Trace | None = None
@@ -99,7 +96,7 @@ class ConnectionNetwork:
         """
         inner, _, outer, skip = coefficients
         with torch.no_grad():
-            seen, hidden, gate, linear = self._run(weights, coefficients) if trace is None else trace
+            seen, hidden, gate, linear = self._run(weights, coefficients, scratch) if trace is None else trace
             values, size = seen[:, :-1], seen[:, -1:]
             gate.reciprocal_()  # the sigmoid
             hidden.mul_(gate).div_(BITS)  # silu
@@ -123,28 +120,33 @@ class ConnectionNetwork:
         size = values.abs() if values.shape[1] == 1 else values.square().mean(1, keepdim=True).add(1e-6).sqrt()
         return torch.cat([values.abs() if self.even else values, size], 1)
 
-    def _read(self, weights: Tensor) -> Tensor:
-        """The same in memory that is used again."""
+    def _read(self, weights: Tensor, memory: Memory) -> Tensor:
+        """The same without a gradient, in the memory given."""
         weights = weights.detach().reshape(-1, weights.shape[-1])
         scaled = torch.mul(weights, self.factor, out=_like("scaled", weights))
         values = torch.abs(scaled, out=_like("values", weights)).log1p_()
         if values.shape[1] == 1:
             size = values
         else:
-            size = torch.square(values, out=_like("squares", values)).mean(1, keepdim=True).add_(1e-6).sqrt_()
+            mean = values.new_full((values.shape[1], 1), 1 / values.shape[1])  # faster than a mean over so few
+            size = torch.mm(torch.square(values, out=_like("squares", values)), mean).add_(1e-6).sqrt_()
         values = values if self.even else torch.copysign(values, scaled, out=scaled)
-        return torch.cat([values, size], 1, out=scratch("seen", values, len(values), values.shape[1] + 1))
+        return torch.cat([values, size], 1, out=memory("seen", values, len(values), values.shape[1] + 1))
 
-    def _linear(self, seen: Tensor, coefficients: Coefficients) -> tuple[Tensor, Tensor | None]:
+    def _linear(self, seen: Tensor, coefficients: Coefficients, memory: Memory) -> tuple[Tensor, Tensor | None]:
         """``BITS`` times what the hidden layer reads, ``[n, H]``; and the sum over taps, if it is folded."""
         inner, shift = coefficients.inner * BITS, coefficients.shift * BITS
-        hidden = scratch("hidden", seen, len(seen), len(shift))
+        hidden = memory("hidden", seen, len(seen), len(shift))
         if not self.folded:
             return torch.addmm(shift, seen, inner.t(), out=hidden), None
-        linear = torch.mm(seen[:, :-1], coefficients.inner[:, :-1].t(), out=_like("linear", hidden))
+        linear = torch.mm(seen[:, :-1], coefficients.inner[:, :-1].t(), out=memory("linear", hidden, *hidden.shape))
         torch.addmm(shift, seen[:, -1:], inner[:, -1:].t(), out=hidden)
         folded = torch.abs(linear, out=_like("folded", linear))
         return hidden.add_(folded, alpha=BITS), linear
+
+
+def _fresh(name: str, like: Tensor, *shape: int) -> Tensor:
+    return like.new_empty(shape)
 
 
 def _like(name: str, tensor: Tensor) -> Tensor:

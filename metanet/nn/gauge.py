@@ -17,6 +17,7 @@ from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.nn.connections import Coefficients, ConnectionNetwork
 from metanet.nn.features import NODE_FEATURES, layout_features, signed_log, vector_kind
+from metanet.nn.nodes import Update
 from metanet.nn.operators import BlockEmbedding, Embedding
 from metanet.nn.parity import Parity, free_nodes, parities
 from metanet.space.weight_space import VECTOR_KINDS
@@ -125,7 +126,7 @@ class SignedNorm(nn.Module):
         return torch.cat([odd * size * self.scale, self.norm(even)], -1)
 
 
-class SignedNodeUpdate(nn.Module):
+class SignedNodeUpdate(Update):
     """New features of neurons that heard messages, odd from odd and even from even and products of two odd ones.
 
     With ``o`` and ``e`` the odd and even halves of a neuron's features and of the messages it heard, ``P, Q, M, S``
@@ -138,7 +139,7 @@ class SignedNodeUpdate(nn.Module):
     """
 
     def __init__(self, width: int, messages: int = 1) -> None:
-        super().__init__()
+        super().__init__(messages)
         half = width // 2
         self.parts = (half, half, half, width)
         self.odd = nn.Linear((1 + messages) * half, sum(self.parts), bias=False)

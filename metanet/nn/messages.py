@@ -76,9 +76,9 @@ class Pieces:
                 shape = (len(self.coefficients.outer), piece.shape[:4].numel())
                 keep = number < self.keep
                 out = piece.new_empty(shape) if keep else scratch("operators", piece, *shape)
-                trace = self.network.embed(piece, self.coefficients, out)
-                if self.traced and self.tracing:
-                    self.trace = trace.copied()
+                tracing = self.traced and self.tracing
+                trace = self.network.embed(piece, self.coefficients, out, tracing)
+                self.trace = trace if tracing else None
                 embedded = out.view(-1, *piece.shape[2:4])
                 if keep:
                     self.kept[number] = embedded
@@ -161,18 +161,41 @@ class Operators:
         self.pieces, self.coefficients, self.weights, self.messages = pieces, coefficients, weights, messages
         self._free: list[Tensor] = []
 
-    def forth(self, sources: Tensor) -> Tensor:
-        """``E v``: ``[B, D, S, F] -> [B, D, T, F]``."""
-        return self._send(sources, None, 1.0)[0]
+    @property
+    def heads(self) -> int:
+        """R."""
+        return len(self.coefficients.outer)
 
-    def back(self, targets: Tensor, scale: float = 1.0) -> Tensor:
-        """``scale E^T v``: ``[B, D, T, F] -> [B, D, S, F]``."""
-        return self._send(None, targets, scale)[0]
+    def carry(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """``E v`` of the sources' values and ``E^T v`` of the targets', either of which may be missing.
 
-    def both(self, sources: Tensor, targets: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-        """:meth:`forth` of the sources' values and :meth:`back` of the targets', embedding every piece once."""
-        there, here = self._send(sources, targets, scale)
-        return there, here
+        Args:
+            sources: ``[R, B, D, F / R, S]``.
+            targets: ``[R, B, D, F / R, T]``.
+
+        Returns:
+            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]``; no gradient is recorded.
+        """
+        return self.pieces.carry(sources, targets)
+
+    def slots(self, messages: int, width: int) -> list[Tensor]:
+        """Tensors whose gradients are to be the factors of that of E: two for every message, at targets, at sources.
+
+        Args:
+            messages: How many messages.
+            width: Features per neuron.
+
+        Returns:
+            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]`` in turn; none if nothing asks for the gradient of E.
+        """
+        if self.weights is None and not self.coefficients.outer.requires_grad:
+            return []
+        self.pieces.tracing = True
+        if len(self._free) < 2 * messages:
+            wanted = max(self.messages, messages)
+            self._free += _Slots.apply(self.pieces, wanted, width, self.weights, *self.coefficients)
+        found, self._free = self._free[: 2 * messages], self._free[2 * messages :]
+        return found
 
     def embedded(self) -> Tensor:
         """All operators at once, ``[R, B, D, T, S]``."""
@@ -182,55 +205,6 @@ class Operators:
             part = out[:, :, where, rows]
             part.copy_(embedded.view(part.shape))
         return out
-
-    def _send(self, sources: Tensor | None, targets: Tensor | None, scale: float) -> tuple[Tensor, ...]:
-        like = self.coefficients.outer
-        sources, targets = (None if v is None else v.to(like.dtype) for v in (sources, targets))
-        slots: list[Tensor] = []
-        if torch.is_grad_enabled() and (self.weights is not None or like.requires_grad):
-            self.pieces.tracing = True
-            sent = [v for v in (sources, targets) if v is not None]
-            if len(self._free) < 2 * len(sent):
-                wanted = max(self.messages, len(sent))
-                self._free += _Slots.apply(self.pieces, wanted, sent[0].shape[-1], self.weights, *self.coefficients)
-            slots = [self._free.pop() for _ in range(2 * len(sent))][::-1]
-        if not torch.is_autocast_enabled(like.device.type):
-            return _Messages.apply(self.pieces, scale, sources, targets, *slots)
-        with torch.autocast(like.device.type, enabled=False):  # operators have the precision of the weights
-            return _Messages.apply(self.pieces, scale, sources, targets, *slots)
-
-
-class _Messages(torch.autograd.Function):
-    """Messages of one round along a block; leaves in each pair of slots what makes up the gradient of its E."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, pieces: Pieces, scale: float, sources: Tensor | None, targets: Tensor | None, *slots: Tensor
-    ) -> tuple[Tensor, ...]:
-        heads = len(pieces.coefficients.outer)
-        below = None if sources is None else _by_heads(sources, heads)
-        above = None if targets is None else _by_heads(targets, heads)
-        above = above if above is None or scale == 1 else above * scale
-        ctx.pieces, ctx.scale, ctx.slots = pieces, scale, bool(slots)
-        ctx.save_for_backward(below, above)
-        return tuple(_by_nodes(m) for m in pieces.carry(below, above) if m is not None)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        below, above = ctx.saved_tensors
-        found = iter(_by_heads(g, len(ctx.pieces.coefficients.outer)) for g in grads)
-        there = None if below is None else next(found)
-        here = None if above is None else next(found)
-        slots: list[Tensor | None] = []
-        if ctx.slots:
-            slots += [] if below is None else [there, below]
-            slots += [] if above is None else [above, here]
-        for_targets, for_sources = ctx.pieces.carry(here, there) if any(ctx.needs_input_grad[2:4]) else (None, None)
-        if for_targets is not None and ctx.scale != 1:
-            for_targets = for_targets * ctx.scale
-        values = [None if v is None else _by_nodes(v) for v in (for_sources, for_targets)]
-        return (None, None, *values, *slots)
 
 
 class _Slots(torch.autograd.Function):
@@ -270,13 +244,3 @@ def _joined(parts: list[Tensor], lead: Sequence[int]) -> Tensor | None:
     """Groups ``[R B D, F, N]`` one after another, ``[R, B, D, F, N]``."""
     whole = [p.unflatten(0, (*lead, -1)) for p in parts]
     return None if not whole else whole[0] if len(whole) == 1 else torch.cat(whole, 2)
-
-
-def _by_heads(values: Tensor, heads: int) -> Tensor:
-    """``[B, D, N, F] -> [R, B, D, F / R, N]``."""
-    return values.reshape(*values.shape[:3], heads, -1).permute(3, 0, 1, 4, 2).contiguous()
-
-
-def _by_nodes(values: Tensor) -> Tensor:
-    """Inverse of :func:`_by_heads`."""
-    return values.permute(1, 2, 4, 0, 3).flatten(3)

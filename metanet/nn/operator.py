@@ -12,13 +12,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-import torch
 from torch import Tensor, nn
 
-from metanet.graph.layout import Block, Layout, layout_of
-from metanet.nn.blocks import of_source, of_target, to_source, to_target
+from metanet.graph.layout import Layout, layout_of
 from metanet.nn.messages import Operators
-from metanet.nn.nodes import NodeUpdate
+from metanet.nn.nodes import NodeUpdate, Update
+from metanet.nn.rounds import Round, Visit
 from metanet.space.weight_space import WeightSpace
 
 
@@ -36,7 +35,7 @@ class Sweep(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, transfer: bool = False, update: Callable[..., nn.Module] = NodeUpdate
+        self, width: int, heads: int, transfer: bool = False, update: Callable[..., Update] = NodeUpdate
     ) -> None:
         super().__init__()
         self.heads, self.transfer = heads, transfer
@@ -53,25 +52,9 @@ class Sweep(nn.Module):
             layout: The layout.
             free: ``[nodes, 1]``, which nodes are free of signs; for updates that ask (:mod:`metanet.nn.gauge`).
         """
-        frees = [None] * len(features) if free is None else free.split([n.size for n in layout.nodes])
-        features = list(features)
-        blocks, (forth, back) = layout.blocks, _visits(layout.space)
-        for place, numbers in forth:
-            heard = [self.down(features[blocks[i].source], operators[i], layout, blocks[i]) for i in numbers]
-            features[place] = self.forth(features[place], _total(heard), free=frees[place])
-        for place, numbers in back:
-            heard = [self.up(features[blocks[i].target], operators[i], layout, blocks[i]) for i in numbers]
-            features[place] = self.back(features[place], _total(heard), free=frees[place])
-        return features
-
-    def down(self, features: Tensor, operators: Operators, layout: Layout, block: Block) -> Tensor:
-        """Messages ``[B, N_t, width]`` that the target of a block hears from its source's features."""
-        return to_target(operators.forth(of_source(features, layout, block)), layout, block)
-
-    def up(self, features: Tensor, operators: Operators, layout: Layout, block: Block) -> Tensor:
-        """Messages ``[B, N_s, width]`` that the source of a block hears from its target's features."""
-        scale = _ratio(block, self.transfer)
-        return to_source(operators.back(of_target(features, layout, block), scale), layout, block)
+        forth, back = _sweep(layout.space, self.heads)
+        visits = [(v, self.forth) for v in forth] + [(v, self.back) for v in back]
+        return Round(visits, operators, self.transfer, layout, free)(features)
 
 
 class Parallel(nn.Module):
@@ -88,7 +71,7 @@ class Parallel(nn.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, transfer: bool = False, update: Callable[..., nn.Module] = NodeUpdate
+        self, width: int, heads: int, transfer: bool = False, update: Callable[..., Update] = NodeUpdate
     ) -> None:
         super().__init__()
         self.heads, self.transfer = heads, transfer
@@ -98,46 +81,31 @@ class Parallel(nn.Module):
         self, features: list[Tensor], operators: list[Operators], layout: Layout, free: Tensor | None = None
     ) -> list[Tensor]:
         """Update the features ``[B, N, width]`` of every node set; arguments as those of :class:`Sweep`."""
-        below: list[list[Tensor]] = [[] for _ in features]
-        above: list[list[Tensor]] = [[] for _ in features]
-        for block, operator in zip(layout.blocks, operators, strict=True):
-            there, here = operator.both(
-                of_source(features[block.source], layout, block),
-                of_target(features[block.target], layout, block),
-                _ratio(block, self.transfer),
-            )
-            below[block.target].append(to_target(there, layout, block))
-            above[block.source].append(to_source(here, layout, block))
-        heard = [
-            torch.cat([_total(m) if m else torch.zeros_like(f) for m, f in zip(side, features, strict=True)], 1)
-            for side in (below, above)
-        ]
-        new = self.update(torch.cat(features, 1), *heard, free=free)
-        return list(new.split([n.size for n in layout.nodes], 1))
-
-
-def _total(messages: list[Tensor]) -> Tensor:
-    """Sum of k messages over the root of k: a stream that many blocks write hears no louder."""
-    return messages[0] if len(messages) == 1 else torch.stack(messages).sum(0) / len(messages) ** 0.5
-
-
-def _ratio(block: Block, transfer: bool) -> float:
-    """From the factor that is part of the operators, ``S^(-1/2)`` (``1 / S`` for transfer), to that of ``T``."""
-    _, targets, sources, _ = block.shape
-    return sources / targets if transfer else (sources / targets) ** 0.5
-
-
-Visit = tuple[int, tuple[int, ...]]  # a node set, and the numbers of the blocks that it hears
+        visits = [(v, self.update) for v in _at_once(layout.space, self.heads)]
+        return Round(visits, operators, self.transfer, layout, free)(features)
 
 
 @lru_cache(maxsize=256)
-def _visits(space: WeightSpace) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
-    """Blocks of equal depth that reach the same node set, in order of depth; the same for the way back."""
-    blocks = layout_of(space).blocks
+def _sweep(space: WeightSpace, heads: int) -> tuple[tuple[Visit, ...], tuple[Visit, ...]]:
+    """Visits of one node set after the other, in order of depth; and those of the way back."""
+    layout = layout_of(space)
+    blocks = layout.blocks
     forth = _groups([(b.link.depth, b.target) for b in blocks], range(len(blocks)))
-    return forth, _groups([(-b.link.depth, b.source) for b in blocks], range(len(blocks))[::-1])
+    back = _groups([(-b.link.depth, b.source) for b in blocks], range(len(blocks))[::-1])
+    return (
+        tuple(Visit(layout, (place,), numbers, True, False, heads) for place, numbers in forth),
+        tuple(Visit(layout, (place,), numbers, False, True, heads) for place, numbers in back),
+    )
 
 
-def _groups(keys: Sequence[tuple[int, int]], order: Sequence[int]) -> tuple[Visit, ...]:
+def _groups(keys: Sequence[tuple[int, int]], order: Sequence[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """Blocks of equal depth that reach the same node set: the set, and their numbers."""
     ranked = sorted(order, key=lambda i: keys[i])
-    return tuple((place, tuple(group)) for (_, place), group in itertools.groupby(ranked, key=lambda i: keys[i]))
+    return [(place, tuple(group)) for (_, place), group in itertools.groupby(ranked, key=lambda i: keys[i])]
+
+
+@lru_cache(maxsize=256)
+def _at_once(space: WeightSpace, heads: int) -> tuple[Visit, ...]:
+    """One visit of all node sets, along all blocks both ways."""
+    layout = layout_of(space)
+    return (Visit(layout, tuple(range(len(layout.nodes))), tuple(range(len(layout.blocks))), True, True, heads),)

@@ -6,8 +6,11 @@ import torch
 from metanet import testing
 from metanet.graph import NeuronGraph
 from metanet.graph.pyg import edge_index
-from metanet.nn import BlockEmbedding, Parallel, SignedBlockEmbedding, Sweep
+from metanet.nn import BlockEmbedding, Parallel, SignedBlockEmbedding, SignedNodeUpdate, Sweep
+from metanet.nn.blocks import of_source, of_target, to_source, to_target
 from metanet.nn.connections import Coefficients, ConnectionNetwork
+from metanet.nn.nodes import NodeUpdate, Update
+from metanet.nn.rounds import Round, Visit
 
 HEADS, WIDTH = 4, 8
 
@@ -34,13 +37,36 @@ def edge_sum(values, embedded, layout, block, back):
 def test_messages_equal_the_sum_over_edges(traced, back):
     torch.manual_seed(0)
     graph = testing.randomised_graph(traced[2], nets=3)
-    layout, embedding, sweep = graph.layout, BlockEmbedding(HEADS).double(), Sweep(WIDTH, HEADS).double()
-    for block, operators in zip(layout.blocks, embedding.operators(graph, 2**25), strict=True):
-        node = layout.nodes[block.target if back else block.source]
-        features = torch.randn(3, node.size, WIDTH, dtype=torch.float64)
-        found = (sweep.up if back else sweep.down)(features, operators, layout, block)
-        plain = operators.embedded() * block.shape[2] ** 0.5  # the operators hold the factor of the way forth
-        torch.testing.assert_close(found, edge_sum(features, plain, layout, block, back), rtol=1e-10, atol=1e-10)
+    layout, embedding = graph.layout, BlockEmbedding(HEADS).double()
+    operators = embedding.operators(graph, 2**25)
+    for number, block in enumerate(layout.blocks):
+        ends = (block.source, block.target)
+        features = {place: torch.randn(3, layout.nodes[place].size, WIDTH, dtype=torch.float64) for place in ends}
+        sender, receiver = ends[::-1] if back else ends
+        visit = Visit(layout, (receiver,), (number,), not back, back, HEADS)
+        found = heard(visit, Heard(), operators, features)
+        plain = operators[number].embedded() * block.shape[2] ** 0.5  # operators hold the factor of the way forth
+        wanted = edge_sum(features[sender], plain, layout, block, back)
+        torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+class Heard(Update):
+    """Neurons become what they heard."""
+
+    def __init__(self):
+        super().__init__(1)
+
+    def forward(self, features, *messages, free=None):
+        return messages[0]
+
+
+def heard(visit, update, operators, features):
+    with torch.no_grad():
+        places = [features.get(place) for place in range(len(visit.layout.nodes))]
+        one = Round([(visit, update)], operators, False, visit.layout)
+        one.keep = False
+        one.run(visit, update, places)
+        return places[visit.places[0]]
 
 
 class PlainOperators:
@@ -58,25 +84,64 @@ class PlainOperators:
         sources = sources.unflatten(-1, (HEADS, -1))
         return torch.einsum("rbdts,bdsrf->bdtrf", self.matrices, sources).flatten(3)
 
-    def back(self, targets, scale):
+    def back(self, targets):
         targets = targets.unflatten(-1, (HEADS, -1))
-        return scale * torch.einsum("rbdts,bdtrf->bdsrf", self.matrices, targets).flatten(3)
-
-    def both(self, sources, targets, scale):
-        return self.forth(sources), self.back(targets, scale)
+        return torch.einsum("rbdts,bdtrf->bdsrf", self.matrices, targets).flatten(3)
 
 
-@pytest.mark.parametrize("embedding_type", [BlockEmbedding, SignedBlockEmbedding])
+def by_formulas(step, features, operators, layout):
+    """What :mod:`metanet.nn.operator` says of a round."""
+    if isinstance(step, Parallel):
+        everything = range(len(layout.blocks))
+        below = [
+            messages(features, operators, layout, [i for i in everything if layout.blocks[i].target == place], False)
+            for place in range(len(features))
+        ]
+        above = [
+            messages(features, operators, layout, [i for i in everything if layout.blocks[i].source == place], True)
+            for place in range(len(features))
+        ]
+        ends = zip(features, below, above, strict=True)
+        return [step.update(own, *(torch.zeros_like(own) if m is None else m for m in both)) for own, *both in ends]
+    features = list(features)
+    for back, update in ((False, step.forth), (True, step.back)):
+        keys = [(-b.link.depth, b.source) if back else (b.link.depth, b.target) for b in layout.blocks]
+        for key in sorted(set(keys)):
+            numbers = [i for i, k in enumerate(keys) if k == key]
+            new = update(features[key[1]], messages(features, operators, layout, numbers, back))
+            features[key[1]] = new
+    return features
+
+
+def messages(features, operators, layout, numbers, back):
+    total = None
+    for number in numbers:
+        block = layout.blocks[number]
+        if back:
+            sent = operators[number].back(of_target(features[block.target], layout, block))
+            sent = to_source(sent, layout, block) * (block.shape[2] / block.shape[1]) ** 0.5
+        else:
+            sent = to_target(operators[number].forth(of_source(features[block.source], layout, block)), layout, block)
+        total = sent if total is None else total + sent
+    return None if total is None else total / len(numbers) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("embedding_type", "update"), [(BlockEmbedding, NodeUpdate), (SignedBlockEmbedding, SignedNodeUpdate)]
+)
 @pytest.mark.parametrize("round_type", [Sweep, Parallel])
 @pytest.mark.parametrize("limit", [1, 60, 200, 2**25])
-def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, round_type, limit):
+def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, update, round_type, limit):
     """With operators kept, some kept, or embedded again at every use, in pieces of any size."""
     torch.manual_seed(0)
     space = traced[2]
     graph = NeuronGraph(
         space, {n: t.requires_grad_() for n, t in testing.randomised_graph(space, nets=2).tensors.items()}
     )
-    embedding, steps = embedding_type(HEADS).double(), [round_type(WIDTH, HEADS).double() for _ in range(2)]
+    embedding, steps = (
+        embedding_type(HEADS).double(),
+        [round_type(WIDTH, HEADS, update=update).double() for _ in range(2)],
+    )
     nodes = [torch.randn(2, n.size, WIDTH, dtype=torch.float64, requires_grad=True) for n in graph.layout.nodes]
     wanted = [p for m in (embedding, *steps) for p in m.parameters()] + nodes + [graph.tensors[n] for n in space.tensor]
     found = []
@@ -88,20 +153,20 @@ def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, round
         else:
             embeddings = zip(embedding.embeddings(graph.layout), graph.blocks(), strict=True)
             operators = [PlainOperators(*known, weights) for known, weights in embeddings]
-        features = run(steps, operators, nodes, graph)
+        features = run(steps, operators, nodes, graph, pieces)
         total = (features * torch.linspace(-1, 1, features.numel(), dtype=torch.float64).view(features.shape)).sum()
         grads = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True, retain_graph=True)
         again = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
         torch.testing.assert_close(again, grads, rtol=1e-12, atol=1e-12)
         found.append([features.detach(), *grads])
     with torch.no_grad():
-        found[1].append(run(steps, embedding.operators(graph, limit), nodes, graph))
+        found[1].append(run(steps, embedding.operators(graph, limit), nodes, graph, True))
     torch.testing.assert_close(found[1], [*found[0], found[0][0]], rtol=1e-10, atol=1e-11)
 
 
-def run(steps, operators, nodes, graph):
+def run(steps, operators, nodes, graph, pieces):
     for step in steps:
-        nodes = step(nodes, operators, graph.layout)
+        nodes = step(nodes, operators, graph.layout) if pieces else by_formulas(step, nodes, operators, graph.layout)
     return torch.cat(nodes, 1)
 
 
