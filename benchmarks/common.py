@@ -16,15 +16,20 @@ from rich.console import Console
 from rich.table import Table
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options ``[--quick] [--json FILE]``."""
+    found = argparse.ArgumentParser(description=description, allow_abbrev=False)
+    found.add_argument("--quick", action="store_true", help="seconds instead of minutes, for a smoke test")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
+    return found
+
+
 def options(description: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse ``[--quick] [--json FILE]``."""
-    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, for a smoke test")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
-    return parser.parse_args(argv)
+    return parser(description).parse_args(argv)
 
 
-def machine() -> dict[str, Any]:
+def machine(device: str = "cpu") -> dict[str, Any]:
     """Describe what a figure was measured on."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -33,7 +38,8 @@ def machine() -> dict[str, Any]:
             line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
         ]
         cpu = names[0] if names else cpu
-    return {
+    gpu = {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
+    return gpu | {
         "cpu": cpu,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -43,7 +49,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to: Path | None, **more: Any) -> int:
+def report(
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    wrong: Sequence[str],
+    to: Path | None,
+    device: str = "cpu",
+    **more: Any,
+) -> int:
     """Print the table and what went wrong; write the JSON file.
 
     Args:
@@ -51,12 +64,13 @@ def report(title: str, rows: Sequence[dict[str, Any]], wrong: Sequence[str], to:
         rows: One mapping of column to value a row, all with the same columns.
         wrong: Results that should hold and do not, a sentence each.
         to: JSON file, or ``None``.
+        device: What was measured on, ``cpu`` or ``cuda``.
         more: Further fields of the JSON file.
 
     Returns:
         Exit code: 1 if anything is wrong.
     """
-    where = machine()
+    where = machine(device)
     table = Table(title=title, caption=", ".join(f"{key} {value}" for key, value in where.items()))
     for column in rows[0]:
         table.add_column(column, justify="left" if isinstance(rows[0][column], str) else "right")

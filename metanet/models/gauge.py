@@ -12,8 +12,9 @@ from metanet.graph import NeuronGraph
 from metanet.graph.layout import Layout
 from metanet.models.base import PooledMetanet
 from metanet.models.operator import SCHEDULES
-from metanet.nn.gauge import SignedBlockEmbedding, SignedNodeEmbedding, SignedNodeUpdate
+from metanet.nn.gauge import SignedBlockEmbedding, SignedNodeEmbedding
 from metanet.nn.parity import free_nodes
+from metanet.nn.signed_update import SignedNodeUpdate
 from metanet.symmetry.fixing import Step, fix, fixing_of
 
 LARGEST = 64.0  # frames are read between one over this and this

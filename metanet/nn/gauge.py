@@ -17,9 +17,9 @@ from metanet.graph.layout import Block, Layout
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.nn.connections import Coefficients, ConnectionNetwork
 from metanet.nn.features import NODE_FEATURES, layout_features, signed_log, vector_kind
-from metanet.nn.nodes import Update
 from metanet.nn.operators import BlockEmbedding, Embedding
 from metanet.nn.parity import Parity, free_nodes, parities
+from metanet.nn.signed_update import SignedNorm
 from metanet.space.weight_space import VECTOR_KINDS
 
 FRAMES = 5  # ranks of frames, see metanet.symmetry.fixing
@@ -109,51 +109,3 @@ class SignedNodeEmbedding(nn.Module):
         """Without what a neuron that is not free must not add to its odd features."""
         odd, even = features.chunk(2, -1)
         return torch.cat([odd * free, even], -1)
-
-
-class SignedNorm(nn.Module):
-    """Layer norm of the even half; the odd half is divided by its root mean square, which keeps its sign."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width // 2))
-        self.norm = nn.LayerNorm(width // 2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[..., width]``, of the same shape."""
-        odd, even = features.chunk(2, -1)
-        size = odd.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-        return torch.cat([odd * size * self.scale, self.norm(even)], -1)
-
-
-class SignedNodeUpdate(Update):
-    """New features of neurons that heard messages, odd from odd and even from even and products of two odd ones.
-
-    With ``o`` and ``e`` the odd and even halves of a neuron's features and of the messages it heard, ``P, Q, M, S``
-    linear without bias: ``z = silu(A e + C (P o * Q o) + b)``, ``e' = norm(e + D z)``, ``o' = norm(o + M o * (G z))``;
-    free neurons add ``S o`` before the nonlinearity, and ``F z`` to their odd features.
-
-    Args:
-        width: Features per node.
-        messages: Messages per neuron.
-    """
-
-    def __init__(self, width: int, messages: int = 1) -> None:
-        super().__init__(messages)
-        half = width // 2
-        self.parts = (half, half, half, width)
-        self.odd = nn.Linear((1 + messages) * half, sum(self.parts), bias=False)
-        self.even = nn.Linear((1 + messages) * half, width)
-        self.product = nn.Linear(half, width, bias=False)
-        self.out = nn.Linear(width, 3 * half)
-        self.norm = SignedNorm(width)
-
-    def forward(self, features: Tensor, *messages: Tensor, free: Tensor | None = None) -> Tensor:
-        """Update ``[B, N, width]`` by messages of the same shape; ``free`` is one for free neurons, ``[N, 1]``."""
-        odds, evens = zip(*(f.chunk(2, -1) for f in (features, *messages)), strict=True)
-        one, two, moved, direct = self.odd(torch.cat(odds, -1)).split(self.parts, -1)
-        hidden = self.even(torch.cat(evens, -1)) + self.product(one * two)
-        free = features.new_ones(1, 1) if free is None else free
-        hidden = functional.silu(hidden + direct * free)
-        even, gate, own = self.out(hidden).chunk(3, -1)
-        return self.norm(torch.cat([odds[0] + moved * gate + own * free, evens[0] + even], -1))

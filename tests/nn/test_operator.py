@@ -1,5 +1,7 @@
 """Dense messages against the obvious sum over an edge list, in both directions."""
 
+import functools
+
 import pytest
 import torch
 
@@ -89,7 +91,7 @@ class PlainOperators:
         return torch.einsum("rbdts,bdtrf->bdsrf", self.matrices, targets).flatten(3)
 
 
-def by_formulas(step, features, operators, layout):
+def by_formulas(step, features, operators, layout, free):
     """What :mod:`metanet.nn.operator` says of a round."""
     if isinstance(step, Parallel):
         everything = range(len(layout.blocks))
@@ -101,15 +103,18 @@ def by_formulas(step, features, operators, layout):
             messages(features, operators, layout, [i for i in everything if layout.blocks[i].source == place], True)
             for place in range(len(features))
         ]
-        ends = zip(features, below, above, strict=True)
-        return [step.update(own, *(torch.zeros_like(own) if m is None else m for m in both)) for own, *both in ends]
-    features = list(features)
+        ends = zip(features, below, above, free.split([n.size for n in layout.nodes]), strict=True)
+        found = []
+        for own, *both, mine in ends:
+            found.append(step.update(own, *(torch.zeros_like(own) if m is None else m for m in both), free=mine))
+        return found
+    features, frees = list(features), free.split([n.size for n in layout.nodes])
     for back, update in ((False, step.forth), (True, step.back)):
         keys = [(-b.link.depth, b.source) if back else (b.link.depth, b.target) for b in layout.blocks]
         for key in sorted(set(keys)):
             numbers = [i for i, k in enumerate(keys) if k == key]
-            new = update(features[key[1]], messages(features, operators, layout, numbers, back))
-            features[key[1]] = new
+            sent = messages(features, operators, layout, numbers, back)
+            features[key[1]] = update(features[key[1]], sent, free=frees[key[1]])
     return features
 
 
@@ -165,8 +170,9 @@ def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, updat
 
 
 def run(steps, operators, nodes, graph, pieces):
+    free = (torch.arange(graph.layout.size)[:, None] % 3 > 0).double()
     for step in steps:
-        nodes = step(nodes, operators, graph.layout) if pieces else by_formulas(step, nodes, operators, graph.layout)
+        nodes = (step if pieces else functools.partial(by_formulas, step))(nodes, operators, graph.layout, free)
     return torch.cat(nodes, 1)
 
 
