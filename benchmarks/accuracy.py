@@ -89,6 +89,7 @@ def row(model: str, found: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "epochs": runs[0]["epochs"],
         "s an epoch": round(statistics.median(seconds), 1) if seconds else "",
         "parameters": runs[0]["parameters"],
+        "trained on": ", ".join(sorted({r["machine"] for r in runs})),
         "each seed": " ".join(f"{metrics['metanet'][first]:.4f}" for metrics in found),
     }
 
@@ -105,7 +106,7 @@ def statnn(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
     values = {name: [scores[name] for scores in by_seed.values()] for name in (first, second)}
     return {
         "model": "statnn", "seeds": len(by_seed), f"validation {first}": "", f"test {first}": spread(values[first]),
-        f"test {second}": spread(values[second]), "epochs": "", "s an epoch": "", "parameters": "",
+        f"test {second}": spread(values[second]), "epochs": "", "s an epoch": "", "parameters": "", "trained on": "",
         "each seed": " ".join(f"{t:.4f}" for t in values[first]),
     }  # fmt: skip
 

@@ -15,6 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from metanet.tasks.report import machine_name
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The options ``[--quick] [--json FILE]``."""
@@ -31,13 +33,7 @@ def options(description: str, argv: Sequence[str] | None = None) -> argparse.Nam
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Describe what a figure was measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
+    cpu, _ = machine_name(torch.device("cpu")).rsplit(", ", 1)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
     return gpu | {
         "cpu": cpu,

@@ -38,7 +38,7 @@ from metanet.tasks.callbacks import (
     make_run_folder,
     run_folder,
 )
-from metanet.tasks.report import RunFacts
+from metanet.tasks.report import RunFacts, machine_name
 from metanet.zoo.data import ZooDataModule
 
 RUNS = Path("runs")
@@ -166,6 +166,7 @@ class MetanetCLI(LightningCLI):
             epochs=self.trainer.current_epoch,
             parameters=sum(p.numel() for p in self.model.metanet.parameters() if p.requires_grad),
             seconds_per_epoch=statistics.median(notes.seconds) if notes.seconds else None,
+            machine=machine_name(self.trainer.strategy.root_device),
         )
 
 

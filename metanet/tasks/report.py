@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ class RunFacts:
         epochs: Epochs trained.
         parameters: Trainable parameters of the metanet.
         seconds_per_epoch: Median time of training an epoch, without validation; None if this process trained none.
+        machine: What it was trained on.
     """
 
     monitor: str
@@ -40,6 +42,17 @@ class RunFacts:
     epochs: int
     parameters: int
     seconds_per_epoch: float | None
+    machine: str
+
+
+def machine_name(device: torch.device) -> str:
+    """Name of a GPU, or of the CPU and the number of its cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
 
 
 @dataclass(frozen=True)
