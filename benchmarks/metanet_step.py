@@ -217,7 +217,7 @@ def variant(kind: str, nets: int, repetitions: int, device: str = "cpu") -> dict
         mine = graph
         if changed and kind == "compiled":
             for part in (module.nodes, module.pool, module.head):  # rounds are functions of their own
-                part.compile()
+                part.compile(dynamic=False)
         elif changed and kind == "bfloat16":
             module, mine = module.bfloat16(), graph.to(torch.bfloat16)
 
@@ -246,6 +246,14 @@ def variant(kind: str, nets: int, repetitions: int, device: str = "cpu") -> dict
     }
 
 
+def attempted(run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it returns, or why it failed."""
+    try:
+        return run()
+    except Exception as error:
+        return {"state": "refused", "reason": f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"[:300]}
+
+
 def variants(repetitions: int, device: str) -> list[dict[str, Any]]:
     """On the CPU each in a process of its own, which has a limit: compiling takes minutes on a busy machine."""
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -253,7 +261,7 @@ def variants(repetitions: int, device: str) -> list[dict[str, Any]]:
     found = []
     for kind, nets in ((k, n) for n in (16, 128) for k in ("compiled", "bfloat16", "autocast")):
         run = functools.partial(variant, kind, nets, repetitions, device)
-        found.append({"variant": kind, **(isolated(run, 240) if device == "cpu" else run())})
+        found.append({"variant": kind, **(isolated(run, 240) if device == "cpu" else attempted(run))})
         print(found[-1], flush=True)
     return found
 

@@ -111,6 +111,6 @@ def to_pairs(states: list[Tensor], layout: Layout, empty: Tensor) -> Tensor:
     source, target = torch.cat([edge_index(layout, block) for block in layout.blocks], 1).to(empty.device)
     rows = target * layout.size + source
     table = empty.new_zeros(batch, layout.size**2, width)
-    table = table.index_add(1, rows, torch.cat([s.reshape(batch, -1, width) for s in states], 1))
+    table = table.index_add(1, rows, torch.cat([s.reshape(batch, -1, width) for s in states], 1).to(table.dtype))
     vacant = torch.ones(layout.size**2, 1, dtype=table.dtype, device=table.device).index_fill(0, rows, 0.0)
     return (table + vacant * empty).reshape(batch, layout.size, layout.size, width)

@@ -51,7 +51,9 @@ class BlockEmbedding(nn.Module):
             messages: How many messages each block will carry, if that is known.
         """
         found, room = [], limit
-        for block, (network, coefficients) in zip(graph.layout.blocks, self.embeddings(graph.layout), strict=True):
+        with torch.autocast(self.out.device.type, enabled=False):  # operators have the precision of the parameters
+            embeddings = self.embeddings(graph.layout)
+        for block, (network, coefficients) in zip(graph.layout.blocks, embeddings, strict=True):
             tensor = graph.tensors[block.link.tensor]
             read = functools.partial(block.piece.read, tensor.detach())
             shape = (graph.batch_size, *block.shape[:3])
