@@ -66,7 +66,7 @@ class PNA(nn.Module):
     def forward(self, edges: Data) -> Tensor:
         """One number a net, ``[B, 1]``."""
         x = self.node(torch.cat([edges.x, edges.depth[:, None], edges.position[:, None]], 1))
-        ways = torch.arange(2).repeat_interleave(len(edges.edge_attr))[:, None]
+        ways = torch.arange(2, device=edges.x.device).repeat_interleave(len(edges.edge_attr))[:, None]
         states = torch.cat([edges.edge_attr, edges.edge_depth[:, None]], 1).repeat(2, 1)
         states = self.edge(torch.cat([states, ways], 1))
         for layer, norm in zip(self.layers, self.norms, strict=True):
@@ -86,7 +86,7 @@ def contestants(graph: NeuronGraph) -> dict[str, tuple[nn.Module, Predict]]:
     """Every metanet, with the function that predicts."""
     torch.manual_seed(0)
     device = next(iter(graph.tensors.values())).device
-    edges = joined(graph)
+    edges = joined(graph).to(str(device))
     made: dict[str, nn.Module] = {
         "operator, 2 sweeps": OperatorMetanet(WIDTH, rounds=DEPTH // 2),
         "operator, 1 sweep": OperatorMetanet(WIDTH, rounds=1),

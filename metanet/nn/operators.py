@@ -57,7 +57,8 @@ class BlockEmbedding(nn.Module):
             tensor = graph.tensors[block.link.tensor]
             read = functools.partial(block.piece.read, tensor.detach())
             shape = (graph.batch_size, *block.shape[:3])
-            pieces = Pieces(network, coefficients, read, shape, room, min(limit, PIECE))
+            piece = PIECE if tensor.device.type == "cpu" else 2**7 * PIECE  # what fills a cache does not fill a GPU
+            pieces = Pieces(network, coefficients, read, shape, room, min(limit, piece))
             weights = block.piece.read(tensor) if tensor.requires_grad else None
             found.append(Operators(pieces, coefficients, weights, messages))
             room -= pieces.size
