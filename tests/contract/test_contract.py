@@ -91,6 +91,17 @@ def test_save_and_load(name, traced_network):
     testing.assert_reloads(make(name, traced_network(which), 0), make(name, traced_network(which), 1), graph)
 
 
+def test_half_precision_is_trained_and_answers_nearly_the_same(name, traced_network):
+    """Under autocast, as with ``--trainer.precision bf16-mixed``."""
+    network = traced_network(reads(name)[0])
+    metanet, graph = make(name, network), testing.randomised_graph(network[2], nets=3).to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = metanet(graph)
+    torch.testing.assert_close(found.float(), metanet(graph), rtol=0.05, atol=0.05)
+    found.float().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in metanet.parameters())
+
+
 ENCODERS = [n for n in METANETS if n not in ("FlatMetanet", "ProbeGenMetanet", "NFNMetanet HNP")]
 
 

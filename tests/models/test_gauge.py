@@ -11,6 +11,7 @@ from metanet import testing
 from metanet.errors import ConfigError
 from metanet.models import GaugeMetanet, OperatorMetanet
 from metanet.models import gauge as gauge_model
+from metanet.nn import SignedNodeUpdate
 from metanet.nn import gauge as layers
 from metanet.nn.parity import parities
 from metanet.symmetry.move import sample
@@ -118,14 +119,19 @@ def plain_norm(self, features):
     return nn.functional.layer_norm(features, features.shape[-1:])
 
 
-def constant_in_odd_features(self, features, *messages, free=None):
-    return update(self, features, *messages, free=torch.ones_like(free))
+def constant_in_odd_features(self, features, heard, free, keep):
+    return run(self, features, heard, torch.ones_like(free), keep)
 
 
-update = layers.SignedNodeUpdate.forward
+def with_the_sign(odd):
+    return odd.mean(-1, keepdim=True)
+
+
+run = SignedNodeUpdate.run
 BROKEN = {
     "sign, by a norm that mixes both halves": (layers.SignedNorm, "forward", plain_norm, "sign"),
-    "sign, by neurons taken for free": (layers.SignedNodeUpdate, "forward", constant_in_odd_features, "sign"),
+    "sign, by neurons taken for free": (SignedNodeUpdate, "run", constant_in_odd_features, "sign"),
+    "sign, by a size that has one": (layers.SignedNorm, "size", staticmethod(with_the_sign), "sign"),
     "scale, by weights as they are": (gauge_model, "fix", lambda space, tensors: (dict(tensors), []), "scale"),
 }
 

@@ -169,6 +169,28 @@ def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, updat
     torch.testing.assert_close(found[1], [*found[0], found[0][0]], rtol=1e-10, atol=1e-11)
 
 
+class Recorded(NodeUpdate):
+    """An update that says only what it computes; its gradients are autograd's."""
+
+    run, gradients = Update.run, Update.gradients
+
+
+@pytest.mark.parametrize("round_type", [Sweep, Parallel])
+def test_any_update_may_leave_its_gradients_to_autograd(traced, round_type):
+    graph, found = testing.randomised_graph(traced[2], nets=2), []
+    for update in (NodeUpdate, Recorded):
+        torch.manual_seed(0)
+        step, embedding = round_type(WIDTH, HEADS, update=update).double(), BlockEmbedding(HEADS).double()
+        nodes = [torch.randn(2, n.size, WIDTH, dtype=torch.float64, requires_grad=True) for n in graph.layout.nodes]
+        features = run([step], embedding.operators(graph, 2**25), nodes, graph, True)
+        wanted = [*nodes, *step.parameters(), *embedding.parameters()]
+        alone = torch.autograd.grad(features.sin().sum(), nodes, retain_graph=True, materialize_grads=True)
+        grads = torch.autograd.grad(features.sin().sum(), wanted, allow_unused=True, materialize_grads=True)
+        torch.testing.assert_close(alone, grads[: len(nodes)], rtol=1e-12, atol=1e-12)
+        found.append([features.detach(), *grads])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-11)
+
+
 def run(steps, operators, nodes, graph, pieces):
     free = (torch.arange(graph.layout.size)[:, None] % 3 > 0).double()
     for step in steps:
