@@ -166,16 +166,13 @@ class Operators:
         """R."""
         return len(self.coefficients.outer)
 
+    @property
+    def asks(self) -> bool:
+        """Whether anything asks for the gradient of E."""
+        return self.weights is not None or any(c.requires_grad for c in self.coefficients)
+
     def carry(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """``E v`` of the sources' values and ``E^T v`` of the targets', either of which may be missing.
-
-        Args:
-            sources: ``[R, B, D, F / R, S]``.
-            targets: ``[R, B, D, F / R, T]``.
-
-        Returns:
-            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]``; no gradient is recorded.
-        """
+        """See :meth:`Pieces.carry`; no gradient is recorded."""
         return self.pieces.carry(sources, targets)
 
     def slots(self, messages: int, width: int) -> list[Tensor]:
@@ -188,7 +185,7 @@ class Operators:
         Returns:
             ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]`` in turn; none if nothing asks for the gradient of E.
         """
-        if self.weights is None and not self.coefficients.outer.requires_grad:
+        if not self.asks:
             return []
         self.pieces.tracing = True
         if len(self._free) < 2 * messages:

@@ -121,6 +121,8 @@ class Round:
 
     def __call__(self, features: list[Tensor]) -> list[Tensor]:
         """Features ``[B, N, F]`` of all node sets after the round."""
+        if not self.visits:
+            return features  # a network without weights
         parameters = [p for update in self.updates for p in update.parameters()]
         features = [f.to(parameters[0].dtype) for f in features]
         self.keep, slots = torch.is_grad_enabled(), []
@@ -188,11 +190,12 @@ class Round:
             if visit.down:
                 factor = visit.factor(block, False, self.power)
                 there = target.read(visit.lane(for_heard, block.target, 0), factor)
-                slots += [there, known[2 * place]]
             if visit.up:
                 factor = visit.factor(block, True, self.power)
                 here = source.read(visit.lane(for_heard, block.source, visit.messages - 1), factor)
-                slots += [known[2 * place + 1], here]
+            if self.operators[number].asks:
+                slots += [there, known[2 * place]] if visit.down else []
+                slots += [known[2 * place + 1], here] if visit.up else []
             for_target, for_source = self.operators[number].carry(here, there)
             if for_target is not None:
                 target.write(for_target, grads[block.target], 1.0, True)
@@ -213,7 +216,6 @@ class _Round(torch.autograd.Function):
             known += found
             lengths.append(len(found))
         ctx.one, ctx.lengths = one, lengths
-        ctx.slots = len(tensors) > count + sum(len(list(u.parameters())) for u in one.updates)
         ctx.save_for_backward(*known)
         return tuple(features)
 
@@ -228,4 +230,4 @@ class _Round(torch.autograd.Function):
             mine = known[len(known) - length :]
             del known[len(known) - length :]
             slots = one.gradients(visit, update, mine, grads, totals[id(update)]) + slots
-        return (None, *grads, *(t for u in one.updates for t in totals[id(u)]), *(slots if ctx.slots else ()))
+        return (None, *grads, *(t for u in one.updates for t in totals[id(u)]), *slots)

@@ -5,9 +5,11 @@ import functools
 import pytest
 import torch
 
+import metanet
 from metanet import testing
 from metanet.graph import NeuronGraph
 from metanet.graph.pyg import edge_index
+from metanet.models import OperatorMetanet
 from metanet.nn import BlockEmbedding, Parallel, SignedBlockEmbedding, SignedNodeUpdate, Sweep
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
 from metanet.nn.connections import Coefficients, ConnectionNetwork
@@ -189,6 +191,36 @@ def test_any_update_may_leave_its_gradients_to_autograd(traced, round_type):
         torch.testing.assert_close(alone, grads[: len(nodes)], rtol=1e-12, atol=1e-12)
         found.append([features.detach(), *grads])
     torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("frozen", [("out",), ("taps", "size", "modulation", "out")])
+def test_parts_of_the_embedding_may_be_frozen(traced_network, frozen):
+    """And of the weights, some ask for a gradient."""
+    space = traced_network("cnn")[2]
+    tensors = testing.randomised_graph(space, nets=2).tensors
+    asking = next(link.tensor for link in space.links if link.kind == "linear")
+    tensors[asking].requires_grad_()
+    graph, (step, embedding) = (
+        NeuronGraph(space, tensors),
+        (Sweep(WIDTH, HEADS).double(), BlockEmbedding(HEADS).double()),
+    )
+    nodes = [torch.randn(2, n.size, WIDTH, dtype=torch.float64) for n in graph.layout.nodes]
+    wanted = [tensors[asking], *embedding.parameters()]
+    features = run([step], embedding.operators(graph, 2**25), nodes, graph, True)
+    everything = torch.autograd.grad(features.sin().sum(), wanted)
+    for name in frozen:
+        getattr(embedding, name).requires_grad_(False)
+    features = run([step], embedding.operators(graph, 2**25), nodes, graph, True)
+    left = [(place, w) for place, w in enumerate(wanted) if w.requires_grad]
+    found = torch.autograd.grad(features.sin().sum(), [w for _, w in left])
+    torch.testing.assert_close(found, tuple(everything[place] for place, _ in left), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["sweep", "parallel"])
+def test_a_network_without_weights_is_read(schedule):
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.ReLU())
+    graph = testing.randomised_graph(metanet.trace(net, torch.randn(4, 3)), nets=2)
+    assert OperatorMetanet(schedule=schedule).double()(graph).isfinite().all()
 
 
 def run(steps, operators, nodes, graph, pieces):
