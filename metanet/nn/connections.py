@@ -99,13 +99,17 @@ class ConnectionNetwork:
             seen, hidden, gate, linear = self._run(weights, coefficients, scratch) if trace is None else trace
             values, size = seen[:, :-1], seen[:, -1:]
             gate.reciprocal_()  # the sigmoid
-            hidden.mul_(gate).div_(BITS)  # silu
-            for_outer, for_skip = grad @ hidden, (values.t() @ grad.t()).t()
-            slope = hidden.addcmul_(gate, hidden, value=-1).add_(gate)  # its derivative
+            hidden.mul_(gate)  # BITS silu
+            for_outer, for_skip = grad @ hidden / BITS, (values.t() @ grad.t()).t()
+            slope = hidden.addcmul_(gate, hidden, value=-1)
+            slope = torch.add(gate, slope, alpha=1 / BITS, out=slope)  # the derivative of silu
             for_hidden = torch.mm(grad.t(), outer, out=gate).mul_(slope)
-            for_shift, for_size = for_hidden.sum(0), size.t() @ for_hidden
-            for_linear = for_hidden if linear is None else for_hidden * linear.sign_()
-            for_inner = torch.cat([values.t() @ for_linear, for_size]).t()
+            for_shift = for_hidden.sum(0)
+            if linear is None:
+                for_linear, for_inner = for_hidden, (seen.t() @ for_hidden).t()
+            else:
+                for_linear = for_hidden * linear.sign_()
+                for_inner = torch.cat([values.t() @ for_linear, size.t() @ for_hidden]).t()
             if not weights.requires_grad:
                 return None, for_inner, for_shift, for_outer, for_skip
             for_values = (for_linear @ inner[:, :-1]).addmm_(grad.t(), skip)

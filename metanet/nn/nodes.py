@@ -87,6 +87,10 @@ class Update(nn.Module):
         """
         raise NotImplementedError
 
+    def tensors(self) -> Sequence[Tensor]:
+        """The parameters, in the order in which :meth:`gradients` tells of them."""
+        return list(self.parameters())
+
     def run(
         self, features: Tensor, heard: Tensor, free: Tensor | None, keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -105,10 +109,10 @@ class Update(nn.Module):
             known: What :meth:`run` found.
             grad: Gradient of its result.
             free: That given to :meth:`run`.
-            totals: One tensor per parameter; empty at first.
+            totals: One tensor for each of :meth:`tensors`; empty at first.
         """
         features, heard, out = known
-        wanted = [features, heard, *self.parameters()]
+        wanted = [features, heard, *self.tensors()]
         found = torch.autograd.grad(out, wanted, grad, retain_graph=True, materialize_grads=True)
         totals[:] = [t + f for t, f in zip(totals, found[2:], strict=True)] if totals else found[2:]
         return found[0].clone(), found[1]  # a sum's two gradients are one tensor, and that of features is added to
@@ -137,6 +141,10 @@ class NodeUpdate(Update):
         hidden = self.own(features) + torch.cat(messages, -1) @ self.heard.flatten(0, 1)
         return self.norm(features + self.out(functional.silu(hidden)))
 
+    def tensors(self) -> Sequence[Tensor]:  # noqa: D102 (that of the base class)
+        own, out, norm = self.own, self.out, self.norm
+        return self.heard, own.weight, own.bias, out.weight, out.bias, norm.weight, norm.bias
+
     def run(  # noqa: D102 (that of the base class)
         self, features: Tensor, heard: Tensor, free: Tensor | None, keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -157,13 +165,12 @@ class NodeUpdate(Update):
         )
         for_hidden = torch.ops.aten.silu_backward(for_total @ self.out.weight, hidden)
         if not totals:
-            totals += [torch.zeros_like(p) for p in self.parameters()]
-        for_heard, for_own, for_shift, for_out, for_bias, *for_norms = totals  # in the order of parameters()
+            totals += [torch.zeros_like(p) for p in self.tensors()]
+        for_heard, for_own, for_shift, for_out, for_bias, *for_norms = totals
         for_heard.flatten(0, 1).addmm_(heard.t(), for_hidden)
         for_own.addmm_(for_hidden.t(), rows)
         for_out.addmm_(for_total.t(), active)
-        ends = (for_hidden.sum(0), for_total.sum(0), *for_norm)
-        for value, found in zip((for_shift, for_bias, *for_norms), ends, strict=True):
-            value.add_(found)
+        ends = [for_hidden.sum(0), for_total.sum(0), *for_norm]
+        torch._foreach_add_([for_shift, for_bias, *for_norms], ends)
         for_rows = torch.addmm(for_total, for_hidden, self.own.weight).view(grad.shape)
         return for_rows, (for_hidden @ self.heard.flatten(0, 1).t()).view(*grad.shape[:2], -1)

@@ -80,8 +80,11 @@ class Visit:
 
     def lane(self, heard: Tensor, place: int, number: int) -> Tensor:
         """One message of one set, of ``[B, N, M F]``."""
+        mine = self.part(heard, place)
+        if self.messages == 1:
+            return mine
         width = heard.shape[2] // self.messages
-        return self.part(heard, place).narrow(2, number * width, width)
+        return mine.narrow(2, number * width, width)
 
     def factor(self, block: Block, up: bool, power: float) -> float:
         """What multiplies the messages of a block.
@@ -123,7 +126,7 @@ class Round:
         """Features ``[B, N, F]`` of all node sets after the round."""
         if not self.visits:
             return features  # a network without weights
-        parameters = [p for update in self.updates for p in update.parameters()]
+        parameters = [p for update in self.updates for p in update.tensors()]
         features = [f.to(parameters[0].dtype) for f in features]
         self.keep, slots = torch.is_grad_enabled(), []
         for visit, number in ((v, n) for v, _ in self.visits for n in v.blocks) if self.keep else ():

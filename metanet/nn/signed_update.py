@@ -62,6 +62,11 @@ class SignedNodeUpdate(Update):
         even, gate, own = self.out(hidden).chunk(3, -1)
         return self.norm(torch.cat([odds[0] + moved * gate + own * free, evens[0] + even], -1))
 
+    def tensors(self) -> Sequence[Tensor]:  # noqa: D102 (that of the base class)
+        even, out, norm = self.even, self.out, self.norm
+        first = (self.odd.weight, even.weight, even.bias, self.product.weight, out.weight, out.bias)
+        return *first, norm.scale, norm.norm.weight, norm.norm.bias
+
     def run(  # noqa: D102 (that of the base class)
         self, features: Tensor, heard: Tensor, free: Tensor | None, keep: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
