@@ -18,6 +18,7 @@ NODE_FEATURES = len(NODE_KINDS) + 3 + len(ACTIVATIONS) + 2 + POSITIONS
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # cached: autograd could not use what is made in that mode
 def layout_features(space: WeightSpace, sizes: bool = True) -> tuple[Tensor, Tensor]:
     """Features of all blocks and of all nodes of a space's layout, computed once per space.
 
@@ -35,6 +36,7 @@ def layout_features(space: WeightSpace, sizes: bool = True) -> tuple[Tensor, Ten
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # cached: autograd could not use what is made in that mode
 def tap_places(space: WeightSpace) -> Tensor:
     """Coordinates of the taps of all blocks of a space's layout, one block after another, ``[taps, 3]``, float64."""
     places = [place for b in layout_of(space).blocks for place in b.coordinates]

@@ -55,6 +55,7 @@ class NodeEmbedding(nn.Module):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # cached: autograd could not use what is made in that mode
 def _places(space: WeightSpace, taps: int) -> tuple[Tensor, Tensor]:
     """Node and kind of every neuron of all vectors with so many entries per neuron, ``[n]`` each."""
     layout = layout_of(space)

@@ -40,6 +40,7 @@ class GraphPooling(nn.Module):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # cached: autograd could not use what is made in that mode
 def pooling(space: WeightSpace) -> tuple[Tensor, Tensor, Tensor]:
     """The maps of pooling.
 

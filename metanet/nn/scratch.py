@@ -28,5 +28,6 @@ def scratch(name: str, like: Tensor, *shape: int) -> Tensor:
     buffers: dict[tuple[str, torch.dtype], Tensor] = _LOCAL.__dict__.setdefault("buffers", {})
     size, key = math.prod(shape), (name, like.dtype)
     if key not in buffers or buffers[key].numel() < size:
-        buffers[key] = like.new_empty(size)
+        with torch.inference_mode(False):  # what is made in that mode cannot be written to outside of it
+            buffers[key] = torch.empty(size, dtype=like.dtype)
     return buffers[key][:size].view(shape)

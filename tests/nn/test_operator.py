@@ -1,6 +1,7 @@
 """Dense messages against the obvious sum over an edge list, in both directions."""
 
 import functools
+import threading
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from metanet.graph import NeuronGraph
 from metanet.graph.pyg import edge_index
 from metanet.models import OperatorMetanet
 from metanet.nn import BlockEmbedding, Parallel, SignedBlockEmbedding, SignedNodeUpdate, Sweep
+from metanet.nn import scratch as memory
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
 from metanet.nn.connections import Coefficients, ConnectionNetwork
+from metanet.nn.features import layout_features
 from metanet.nn.nodes import NodeUpdate, Update
 from metanet.nn.rounds import Round, Visit
 
@@ -214,6 +217,17 @@ def test_parts_of_the_embedding_may_be_frozen(traced_network, frozen):
     left = [(place, w) for place, w in enumerate(wanted) if w.requires_grad]
     found = torch.autograd.grad(features.sin().sum(), [w for _, w in left])
     torch.testing.assert_close(found, tuple(everything[place] for place, _ in left), rtol=1e-10, atol=1e-12)
+
+
+def test_memory_first_used_in_inference_mode_is_used_in_training(traced_network, monkeypatch):
+    monkeypatch.setattr(memory, "_LOCAL", threading.local())
+    graph = testing.randomised_graph(traced_network("cnn")[2], nets=2).to(torch.float32)
+    model = OperatorMetanet(width=8, heads=4, limit=60)
+    layout_features.cache_clear()
+    with torch.inference_mode():
+        model(graph)
+    model(graph).sum().backward()
+    assert all(p.grad is not None for p in model.blocks.parameters())
 
 
 @pytest.mark.parametrize("schedule", ["sweep", "parallel"])
