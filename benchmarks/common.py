@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from metanet.tasks.report import machine_name
+from metanet.tasks.report import cpu_name
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -33,10 +33,9 @@ def options(description: str, argv: Sequence[str] | None = None) -> argparse.Nam
 
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Describe what a figure was measured on."""
-    cpu, _ = machine_name(torch.device("cpu")).rsplit(", ", 1)
     gpu = {"gpu": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
     return gpu | {
-        "cpu": cpu,
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": platform.system(),

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from metanet.graph import NeuronGraph
 from metanet.models.gauge import LARGEST
-from metanet.models.statnn import statistics
+from metanet.models.statnn import StatNN, statistics
 from metanet.symmetry.fixing import fix, fixing_of
 from metanet.tasks.scores import score
 from metanet.zoo.data import ZooDataModule
@@ -52,9 +52,7 @@ def _columns(tensors: Sequence[Tensor]) -> np.ndarray:
 
 def trees(train: np.ndarray, wanted: np.ndarray, test: np.ndarray, seed: int) -> np.ndarray:
     """What trees with StatNN's settings predict."""
-    model = HistGradientBoostingRegressor(
-        random_state=seed, max_iter=500, learning_rate=0.05, min_samples_leaf=10, max_features=0.5, early_stopping=False
-    )
+    model = HistGradientBoostingRegressor(**StatNN(seed).settings)
     return np.asarray(model.fit(train, wanted).predict(test))
 
 

@@ -29,7 +29,7 @@ class OperatorMetanet(PooledMetanet):
         out_features: Numbers predicted per net.
         dropout: Dropout before the last layer.
         schedule: ``sweep``: layer by layer, so that one round reaches through the whole network; ``parallel``: all
-            layers at once, three times faster on small networks, with a reach of one layer a round.
+            layers at once, with a reach of one layer a round, so that it wants more of them.
         transfer: Aggregate so that predictions carry over between widths: doubling every neuron and halving outgoing
             weights leaves them as they are, exactly.
         limit: Operator values (nets x heads x connections) kept in memory, by default 1 GiB of float32. What is beyond

@@ -50,7 +50,7 @@ class StatNN:
     ) -> None:
         self.tensors: list[str] = []
         self.activations: list[str] = []
-        self._settings = {
+        self.settings = {
             "random_state": seed,
             "max_iter": max_iter,
             "learning_rate": learning_rate,
@@ -85,7 +85,7 @@ class StatNN:
         self.activations = sorted({activations(graph.space) for graph in batches})
         categorical = [len(self.tensors) * len(STATISTICS)]
         kind = HistGradientBoostingClassifier if self.classifier else HistGradientBoostingRegressor
-        self._trees = kind(categorical_features=categorical, **self._settings)
+        self._trees = kind(categorical_features=categorical, **self.settings)
         self._trees.fit(self.features(batches), values)
         return self
 

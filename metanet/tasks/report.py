@@ -47,12 +47,15 @@ class RunFacts:
 
 def machine_name(device: torch.device) -> str:
     """Name of a GPU, or of the CPU and the number of its cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cpu_name()}, {os.cpu_count()} cores"
+
+
+def cpu_name() -> str:
+    """Name of the CPU, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor() or platform.machine()])[0]}, {os.cpu_count()} cores"
+    return (names or [platform.processor() or platform.machine()])[0]
 
 
 @dataclass(frozen=True)
