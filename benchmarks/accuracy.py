@@ -133,8 +133,14 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, seed by seed, and print the table."""
-    options, extra = parser().parse_known_args(argv)
-    models = options.models.split(",") if options.models else sorted(p.stem for p in MODELS.glob("*.yaml"))
+    known = parser()
+    options, extra = known.parse_known_args(argv)
+    every_model = sorted(p.stem for p in MODELS.glob("*.yaml"))
+    models = options.models.split(",") if options.models else every_model
+    if strange := [model for model in models if model not in every_model]:
+        known.error(f"--models: got {', '.join(strange)}; accepted: {', '.join(every_model)}")
+    if options.jobs < 1:
+        known.error(f"--jobs: got {options.jobs}; accepted: a whole number >= 1")
     name, seeds = options.name or options.config.stem, [int(s) for s in options.seeds.split(",")]
     folders = {model: [options.runs / name / model / f"seed-{seed}" for seed in seeds] for model in models}
     if not options.no_train:  # all models with a first seed before any with a second

@@ -293,6 +293,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     known.add_argument("--device", default="cpu", help="cpu or cuda")
     args = known.parse_args(argv)
     device = args.device
+    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+        known.error(f"--device: got {device}; accepted: cpu, or cuda where torch finds a GPU")
     extra = [] if args.quick else variants(20, device)
     cases = [
         (n, nets, threads) for threads in ((1, 2) if device == "cpu" else (1,)) for n in NETWORKS for nets in (16, 128)

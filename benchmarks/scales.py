@@ -20,6 +20,7 @@ from common import report
 from sklearn.ensemble import HistGradientBoostingRegressor
 from torch import Tensor
 
+from metanet.errors import MetanetError
 from metanet.graph import NeuronGraph
 from metanet.models.gauge import LARGEST
 from metanet.models.statnn import StatNN, statistics
@@ -64,8 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", default="test_accuracy")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     options = parser.parse_args(argv)
-    data = ZooDataModule(options.zoo, options.target, filter=dict([options.filter.split("=", 1)]))
-    data.setup()
+    column, _, value = options.filter.partition("=")
+    if not value:
+        parser.error(f"--filter: got {options.filter}; accepted: COLUMN=VALUE, such as activation=relu")
+    data = ZooDataModule(options.zoo, options.target, filter={column: value})
+    try:
+        data.setup()
+    except MetanetError as error:
+        parser.error(str(error))
     if len(data.spaces) > 1:
         parser.error(f"{options.zoo}, {options.filter}: got nets of {len(data.spaces)} spaces; filter to one")
     splits = {name: list(data.split(name).graphs()) for name in ("train", "test")}

@@ -124,7 +124,10 @@ def load_run(run: PathLike, trust: bool = False) -> PropertyTask:
         content = torch.load(path, map_location="cpu", weights_only=True)
         parameters = content["hyper_parameters"]
     except Exception as error:  # a damaged file raises whatever its damage leads to
-        raise CheckpointError(f"Cannot read {path} as a checkpoint of a run: got {_first_line(error)}.") from None
+        raise CheckpointError(
+            f"Cannot read {path} as a checkpoint of a run: got {_first_line(error)}. Accepted: a whole .ckpt file that "
+            "`python train.py fit` wrote; if it was copied, copy it again."
+        ) from None
     if not trust:
         _check_classes(path, parameters)
     kind = TASKS.get(content.get(TASK, "regression"))

@@ -64,6 +64,14 @@ def test_runs_are_done_once_and_failures_are_said(accuracy, tiny_zoo, tmp_path, 
     assert all(" ± " in ours[name] for name in list(ours)[2:])
 
 
+@pytest.mark.parametrize("wrong", [["--models", "deepsets,nobody"], ["--models", "deepsets", "--jobs", "0"]])
+def test_wrong_options_are_said_before_anything_is_trained(accuracy, wrong, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        accuracy.main(["--config", CONFIG, "--runs", str(tmp_path / "runs"), *wrong])
+    assert "accepted: " in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda path: path.stem)
 def test_every_model_can_be_built_and_says_what_it_is(model):
     assert model.read_text().startswith("# ")
