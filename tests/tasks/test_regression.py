@@ -88,17 +88,22 @@ def test_validation_scores_are_of_the_whole_split_not_of_batches(data):
     assert float(run.callback_metrics["val_mae"]) == pytest.approx(score(predicted, true).mae, abs=1e-6)
 
 
+@torch.no_grad()
+def mean_loss(task, data):
+    """The loss over the training nets, batch by batch."""
+    losses = [task._loss(task.metanet(b.graph), b.targets) for b in data.train_dataloader()]
+    return float(torch.stack(losses).mean())
+
+
 @pytest.mark.parametrize("loss", ["mse", "huber", "bce", "gaussian"])
 def test_every_loss_trains_and_predicts_in_the_unit_of_the_target(data, loss):
     torch.manual_seed(0)
     metanet = Moments(2 if loss == "gaussian" else 1)
     task = PropertyRegression(metanet, loss=loss, optimizer=partial(torch.optim.Adam, lr=0.03))
-    run = trainer(max_epochs=1, limit_train_batches=1)
-    run.fit(task, data)
-    first = float(run.callback_metrics["val_mae"])
-    run = trainer(max_epochs=40)
-    run.fit(task, data)
-    assert float(run.callback_metrics["val_mae"]) < first
+    trainer(max_epochs=1, limit_train_batches=1).fit(task, data)
+    first = mean_loss(task, data)
+    trainer(max_epochs=40).fit(task, data)
+    assert mean_loss(task, data) < first - 0.01
     mean, std = data.target_statistics
     assert (float(task.mean), float(task.std)) == (pytest.approx(mean), pytest.approx(std))
     with torch.no_grad():
@@ -129,6 +134,49 @@ def test_losses_are_those_of_the_formulas(data):
     likelihood = -normal.log_prob((y - mean) / std) - math.log(2 * math.pi) / 2
     assert found["gaussian"] == pytest.approx(float(likelihood.mean()), rel=1e-4)
     assert found["bce"] == pytest.approx(float(-(y * p.log() + (1 - y) * (1 - p).log()).mean()), rel=1e-4)
+
+
+class Fixed(nn.Module):
+    """A metanet that answers the same, whatever it is given."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers, self.out_features = torch.tensor(answers, dtype=torch.float64), len(answers[0])
+
+    def forward(self, graph):
+        return self.answers
+
+
+def task_of(answers, loss, mean, std):
+    task = PropertyRegression(Fixed(answers), loss=loss).double()
+    task.mean.fill_(mean)
+    task.std.fill_(std)
+    return task
+
+
+def test_deviations_are_roots_of_variances_in_the_unit_of_the_target():
+    """``deviation = std exp(log variance / 2)``, ``value = mean + std z``; the log-variance counts up to ten."""
+    task = task_of([[0.5, math.log(4)], [-2.0, math.log(1 / 9)], [0.0, 50.0], [0.0, -50.0]], "gaussian", 70.0, 30.0)
+    found, deviation = task.with_deviation(None)
+    torch.testing.assert_close(found.tolist(), [85.0, 10.0, 70.0, 70.0], rtol=1e-12, atol=0)
+    wanted = [30.0 * 2, 30.0 / 3, 30.0 * math.exp(5), 30.0 * math.exp(-5)]
+    torch.testing.assert_close(deviation.tolist(), wanted, rtol=1e-12, atol=0)
+    rows = task.describe(None)
+    assert [r["value"] for r in rows] == found.tolist()
+    assert [r["deviation"] for r in rows] == deviation.tolist()
+
+
+@pytest.mark.parametrize("loss", ["mse", "huber"])
+def test_values_are_in_the_unit_of_the_target(loss):
+    found, deviation = task_of([[0.5], [-2.0]], loss, 70.0, 30.0).with_deviation(None)
+    torch.testing.assert_close(found.tolist(), [85.0, 10.0], rtol=1e-12, atol=0)
+    assert deviation is None
+
+
+def test_probabilities_start_from_the_mean():
+    """``sigmoid(z + logit(mean))``: an answer of zero is the mean of the training nets."""
+    found = task_of([[0.0], [math.log(3)]], "bce", 0.25, 0.1)(None)
+    torch.testing.assert_close(found.tolist(), [0.25, 0.5], rtol=1e-6, atol=0)
 
 
 def test_a_gaussian_learns_where_it_errs(data):
