@@ -1,13 +1,16 @@
 """One contract over every metanet and layer: what they promise, in float64, on permutations that move every axis."""
 
+import functools
 import inspect
 
 import pytest
 import torch
 from torch import nn
 
+import metanet
 from metanet import models, testing
 from metanet.errors import ConfigError, SpaceError
+from metanet.graph import NeuronGraph
 from metanet.models import Metanet
 from metanet.models.edge_list import EdgeListMetanet
 from metanet.nn import NodeEmbedding, Parallel, Sweep
@@ -161,3 +164,101 @@ def test_dense_path_equals_the_path_over_to_pyg(which, traced_network):
     network = traced_network(which)
     dense, graph = randomised("EdgeStateMetanet", network)
     testing.assert_same_function(dense, EdgeListMetanet(dense), list(dense.parameters()), graph)
+
+
+def zeros(tensor):
+    return torch.zeros_like(tensor)
+
+
+def ones(tensor):
+    return torch.ones_like(tensor)
+
+
+def one_row(tensor):
+    return tensor.index_fill(1, torch.tensor([0]), 0.0) if tensor.ndim > 1 else tensor
+
+
+def one_column(tensor):
+    return tensor.index_fill(2, torch.tensor([0]), 0.0) if tensor.ndim > 2 else tensor
+
+
+def one_tap(tensor):
+    return tensor.index_fill(tensor.ndim - 1, torch.tensor([0]), 0.0) if tensor.ndim > 3 else one_row(tensor)
+
+
+STATES = {
+    "zero": zeros,
+    "alike": ones,
+    "a neuron without incoming weights": one_row,
+    "a neuron without outgoing weights": one_column,
+    "a tap of zero": one_tap,
+    "tiny": lambda tensor: 1e-30 * tensor,
+    "below what float32 can square": lambda tensor: 1e-22 * tensor,
+    "subnormal": lambda tensor: 1e-42 * tensor,
+    "large": lambda tensor: 1e4 * tensor,
+    "a tiny row": lambda tensor: torch.where(one_row(tensor) == 0, 1e-30 * tensor, tensor),
+}
+
+
+class Narrow(nn.Module):
+    """One neuron a layer, a batch norm of one channel, and one output."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(1, 1, 3), nn.BatchNorm2d(1)
+        self.hidden, self.head = nn.Linear(4, 1), nn.Linear(1, 1, bias=False)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.hidden(torch.relu(self.norm(self.conv(x))).flatten(1))))
+
+
+class Powers(nn.Module):
+    """Neurons whose value grows with a power of their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.first(x)) ** 3)
+
+
+OWN = {Narrow: (2, 1, 4, 4), Powers: (2, 3)}
+
+
+@functools.cache
+def own(cls):
+    module, example = cls(), torch.randn(OWN[cls])
+    return module, example, metanet.trace(module, example)
+
+
+def graph_of(space, change, dtype):
+    """Two nets, changed, whose tensors ask for gradients."""
+    generator = torch.Generator().manual_seed(0)
+    statistics = {link.tensor for link in space.links if link.kind in ("mean", "variance")}
+    tensors = {}
+    for name, shape in space.shapes.items():
+        drawn = change(torch.randn(2, *shape, generator=generator).to(dtype))
+        tensors[name] = drawn.abs() if name in statistics else drawn.requires_grad_()
+    return NeuronGraph(space, tensors)
+
+
+def problems(metanet, graph):
+    """What is not finite."""
+    prediction = metanet(graph)
+    prediction.sum().backward()
+    named = {"prediction": prediction}
+    named |= {f"gradient of weight '{n}'": t.grad for n, t in graph.tensors.items()}
+    named |= {f"gradient of parameter '{n}'": p.grad for n, p in metanet.named_parameters()}
+    return [name for name, tensor in named.items() if tensor is not None and not tensor.isfinite().all()]
+
+
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("name", METANETS)
+def test_values_and_gradients_are_finite(name, state, traced_network):
+    known = [traced_network(which) for which in READS.get(name, ("mlp", "residual", "grouped"))]
+    for network in [*known, *([] if name in READS else map(own, OWN))]:
+        for dtype in (torch.float32, torch.float64):
+            model = make(name, network).to(dtype)
+            found = problems(model, graph_of(network[2], STATES[state], dtype))
+            assert not found, f"{network[0]}, {dtype}: {found}"

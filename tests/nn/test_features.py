@@ -1,4 +1,4 @@
-"""Features of links and nodes of two small networks, written out by hand: a change of any number changes predictions."""
+"""Features of links and nodes of two small networks, written out by hand: any change of them changes predictions."""
 
 import math
 
