@@ -18,6 +18,7 @@ from metanet.graph.build import SPACE_KEY
 from metanet.graph.match import Match, activations, matches
 from metanet.space import WeightSpace
 from metanet.space.infer import infer
+from metanet.space.inference.options import InferOptions
 from metanet.tasks import TASKS, PropertyTask
 from metanet.tasks.base import TASK
 
@@ -58,6 +59,7 @@ def predict(
     space: WeightSpace | None = None,
     activation: str | None = None,
     any_architecture: bool = False,
+    options: InferOptions | None = None,
     trust: bool = False,
 ) -> list[Prediction]:
     """Predict with a trained metanet.
@@ -71,6 +73,7 @@ def predict(
             exported), or the one of the run's spaces whose names and shapes fit.
         activation: Nonlinearity of the nets, which a state dict does not tell.
         any_architecture: Read architectures that the metanet was not trained on; their space is inferred if need be.
+        options: What inference needs to be told of them: options of :func:`metanet.infer`.
         trust: Import classes that the run names from outside metanet and torch.
 
     Returns:
@@ -81,7 +84,7 @@ def predict(
             or its weights are not finite.
     """
     task = run if isinstance(run, PropertyTask) else load_run(run, trust)
-    reader = _Reader(task, space, activation, any_architecture)
+    reader = _Reader(task, space, activation, any_architecture, options)
     rows: list[tuple[str, str, NeuronGraph]] = []
     for number, item in enumerate(nets):
         if isinstance(item, NeuronGraph):
@@ -166,10 +169,15 @@ class _Reader:
     """Decides what the tensors of a file mean."""
 
     def __init__(
-        self, task: PropertyTask, space: WeightSpace | None, activation: str | None, any_architecture: bool
+        self,
+        task: PropertyTask,
+        space: WeightSpace | None,
+        activation: str | None,
+        any_architecture: bool,
+        options: InferOptions | None,
     ) -> None:
         self.trained, self.space, self.activation = task.spaces, space, activation
-        self.any_architecture = any_architecture
+        self.any_architecture, self.options = any_architecture, options or {}
         self.known = {s.digest for s in task.spaces}
 
     def read(self, path: Path) -> tuple[str, NeuronGraph]:
@@ -228,7 +236,7 @@ class _Reader:
             shapes = [f"{name}{list(t.shape)}" for name, t in checkpoint.tensors.items()]
             raise SpaceError(self._foreign(str(checkpoint.path), f"{len(shapes)} tensors: {_shorten(shapes)}"))
         try:
-            return "space inferred from names and shapes", Match(infer(checkpoint, self.activation), "")
+            return "space inferred from names and shapes", Match(infer(checkpoint, self.activation, **self.options), "")
         except SpaceError as error:
             raise SpaceError(f"{checkpoint.path}: {error}") from None
 

@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metanet.commands.network import find_network
+from metanet.commands.options import (
+    ChainOption,
+    ChannelsLastOption,
+    GroupedOption,
+    NormGroupsOption,
+    TransposedOption,
+    infer_options,
+)
 
 if TYPE_CHECKING:
     from metanet.graph.layout import Block, Layout
@@ -25,11 +33,18 @@ def graph(
     network: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="Checkpoint, or package.module:function.")],
     input: Annotated[list[str] | None, typer.Option(help="Input shape of a module or ONNX file: 1x3x224x224.")] = None,
     activation: Annotated[str | None, typer.Option(help="Nonlinearity, which a bare checkpoint does not tell.")] = None,
+    chain: ChainOption = False,
+    norm_groups: NormGroupsOption = None,
+    channels_last: ChannelsLastOption = None,
+    grouped: GroupedOption = None,
+    transposed: TransposedOption = None,
     plot: Annotated[str | None, typer.Option(help="Draw the graph to this .svg, .png or .pdf file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the neuron graph of a network: node sets, blocks of weights, depth."""
-    found = find_network(network, input, activation)
+    found = find_network(
+        network, input, activation, infer_options(chain, norm_groups, channels_last, grouped, transposed)
+    )
     summary = summarise(found.graph)
     if plot is not None:
         from metanet.graph.draw import draw

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from metanet.graph.neuron_graph import NeuronGraph
+    from metanet.space.inference.options import InferOptions
 
 MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 INPUT = re.compile(r"(\d+(?:x\d+)*)(:int)?")
@@ -40,7 +41,12 @@ class Network:
     inputs: tuple[Tensor, ...] = ()
 
 
-def find_network(name: str, inputs: Sequence[str] | None = None, activation: str | None = None) -> Network:
+def find_network(
+    name: str,
+    inputs: Sequence[str] | None = None,
+    activation: str | None = None,
+    options: InferOptions | None = None,
+) -> Network:
     """Build the neuron graph of a file or of a named module.
 
     Args:
@@ -48,6 +54,7 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
             returns a module. The current folder is searched first. A file is never executed.
         inputs: Shape of each input of the module or ONNX file, such as ``1x3x224x224``; ``1x16:int`` for whole numbers.
         activation: Nonlinearity between the layers of a network without code.
+        options: What else is not in a file without code: options of :func:`metanet.infer`.
 
     Raises:
         MetanetError: It is neither, cannot be imported or read, its inputs are missing or malformed, or an option does
@@ -57,7 +64,7 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
     from metanet.graph.build import build, from_onnx
 
     if MODULE.fullmatch(name) and not Path(name).exists():
-        _refuse_activation(activation, "a module")
+        _refuse_options(activation, options, "a module")
         if not inputs:
             raise ConfigError(
                 f"'{name}' is a module, which is traced: say the shape of its input, as in --input 1x3x224x224"
@@ -67,20 +74,24 @@ def find_network(name: str, inputs: Sequence[str] | None = None, activation: str
         return Network(name, build(module, example), module, example)
     checkpoint = load(name)
     if checkpoint.format == "onnx":
-        _refuse_activation(activation, "an ONNX file")
+        _refuse_options(activation, options, "an ONNX file")
         given = tuple(map(example_input, inputs)) if inputs else None
         return Network(name, *from_onnx(name, given))
     if inputs:
         raise ConfigError(
             f"--input goes with a module named package.module:function, or with an ONNX file; got the file '{name}'"
         )
-    return Network(name, build(checkpoint, activation=activation))
+    return Network(name, build(checkpoint, activation=activation, **(options or {})))
 
 
-def _refuse_activation(activation: str | None, kind: str) -> None:
+def _refuse_options(activation: str | None, options: InferOptions | None, kind: str) -> None:
     if activation is not None:
         raise ConfigError(
             f"--activation {activation}: {kind} tells its activations itself; the option goes with files without code"
+        )
+    if options:
+        raise ConfigError(
+            f"--{next(iter(options)).replace('_', '-')} goes with files without code: {kind} is traced, which tells it"
         )
 
 

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from metanet.commands.options import (
+    ChainOption,
+    ChannelsLastOption,
+    GroupedOption,
+    NormGroupsOption,
+    TransposedOption,
+    infer_options,
+)
 from metanet.errors import ConfigError, SpaceError
 
 if TYPE_CHECKING:
@@ -25,6 +33,11 @@ def predict(
     any_architecture: Annotated[
         bool, typer.Option("--any-architecture", help="Go on with an architecture the metanet was not trained on.")
     ] = False,
+    chain: ChainOption = False,
+    norm_groups: NormGroupsOption = None,
+    channels_last: ChannelsLastOption = None,
+    grouped: GroupedOption = None,
+    transposed: TransposedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     trust: Annotated[
@@ -42,6 +55,7 @@ def predict(
         space=None if space is None else read_space(space),
         activation=activation,
         any_architecture=any_architecture,
+        options=infer_options(chain, norm_groups, channels_last, grouped, transposed),
         trust=trust,
     )
     rows = [as_row(prediction) for prediction in found]

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metanet.commands.network import Network, find_network
+from metanet.commands.options import (
+    ChainOption,
+    ChannelsLastOption,
+    GroupedOption,
+    NormGroupsOption,
+    TransposedOption,
+    infer_options,
+)
 from metanet.errors import ConfigError, SpaceError
 
 if TYPE_CHECKING:
@@ -26,10 +34,15 @@ def symmetries(
     network: Annotated[str, typer.Argument(metavar="FILE_OR_MODULE", help="Checkpoint, or package.module:function.")],
     input: Annotated[list[str] | None, typer.Option(help="Input shape of a module or ONNX file: 1x3x224x224.")] = None,
     certify: Annotated[bool | None, typer.Option(help="Check every axis on the module itself (default).")] = None,
+    chain: ChainOption = False,
+    norm_groups: NormGroupsOption = None,
+    channels_last: ChannelsLastOption = None,
+    grouped: GroupedOption = None,
+    transposed: TransposedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the symmetries of a network: permutations, scalings and sign flips of its neurons."""
-    found = find_network(network, input)
+    found = find_network(network, input, options=infer_options(chain, norm_groups, channels_last, grouped, transposed))
     if certify and found.module is None:
         raise ConfigError(
             f"'{network}' is a file: without code there is no function to certify. Name the module as "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from metanet.graph.neuron_graph import NeuronGraph
 from metanet.space import WeightSpace, trace
 from metanet.space.exporting import Inputs, arguments
 from metanet.space.infer import infer
+from metanet.space.inference.options import InferOptions
 from metanet.space.onnx import OnnxModule, onnx_network
 from metanet.symmetry.move import check_state
 
@@ -25,7 +26,10 @@ Source = nn.Module | Checkpoint | Mapping[str, Tensor] | str | os.PathLike[str]
 
 
 def build(
-    module_or_path_or_state_dict: Source, example_inputs: Any = None, activation: str | None = None
+    module_or_path_or_state_dict: Source,
+    example_inputs: Any = None,
+    activation: str | None = None,
+    **options: Unpack[InferOptions],
 ) -> NeuronGraph:
     """The neuron graph of one network.
 
@@ -40,6 +44,7 @@ def build(
             replace the sizes that it leaves open (:func:`metanet.space.onnx.onnx_network` has the defaults).
             Meaningless otherwise.
         activation: Name of the nonlinearity between the layers, which no state dict tells; for inferred spaces.
+        **options: What else a state dict does not tell, for inferred spaces: the options of :func:`metanet.infer`.
 
     Returns:
         A graph of batch size 1. Its tensors share memory with the network's.
@@ -66,16 +71,18 @@ def build(
             f"example_inputs go with a module or an ONNX file; got a {type(source).__name__}. Leave them out"
         )
     if isinstance(source, Checkpoint):
-        return from_checkpoint(source, activation)
+        return from_checkpoint(source, activation, **options)
     if isinstance(source, Mapping):
-        return _graph(infer(source, activation), source)
+        return _graph(infer(source, activation, **options), source)
     raise GraphError(
         f"cannot build a neuron graph from a {type(source).__name__}; accepted: a torch.nn.Module with example_inputs, "
         f"the path of a checkpoint file, or a state dict"
     )
 
 
-def from_checkpoint(checkpoint: Checkpoint, activation: str | None = None) -> NeuronGraph:
+def from_checkpoint(
+    checkpoint: Checkpoint, activation: str | None = None, **options: Unpack[InferOptions]
+) -> NeuronGraph:
     """The neuron graph of a checkpoint, with the space that it carries or an inferred one.
 
     Raises:
@@ -83,7 +90,7 @@ def from_checkpoint(checkpoint: Checkpoint, activation: str | None = None) -> Ne
     """
     text = checkpoint.metadata.get(SPACE_KEY)
     try:
-        space = infer(checkpoint, activation) if text is None else WeightSpace.from_json(text)
+        space = infer(checkpoint, activation, **options) if text is None else WeightSpace.from_json(text)
         return _graph(space, checkpoint.tensors)
     except SpaceError as error:
         raise SpaceError(f"{checkpoint.path}: {error}") from None

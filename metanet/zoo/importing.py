@@ -197,10 +197,12 @@ class Collector:
         if net.space is not None:
             return net.space
         shapes = tuple((name, tuple(t.shape)) for name, t in net.tensors.items())
-        key = net.blueprint if net.blueprint is not None else (shapes, net.activation)
+        key = net.blueprint if net.blueprint is not None else (shapes, net.activation, *sorted(net.options.items()))
         if key not in self._known:
             self._known[key] = (
-                space_of(net.blueprint) if net.blueprint is not None else infer(net.tensors, net.activation)
+                space_of(net.blueprint)
+                if net.blueprint is not None
+                else infer(net.tensors, net.activation, **net.options)
             )
         return self._known[key]
 

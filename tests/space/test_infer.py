@@ -114,6 +114,24 @@ NETS = {
 }  # fmt: skip
 
 
+OPTIONS = {  # what those networks do not tell by themselves
+    "depthwise": {"grouped": True},
+    "grouped": {"grouped": True},
+    "flat norm": {"channels_last": False},
+    "one dimension": {"channels_last": False},
+}
+
+
+def infer(name):
+    return metanet.infer(NETS[name][0].state_dict(), **OPTIONS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_option_is_asked_for(name):
+    with pytest.raises(SpaceError, match=next(iter(OPTIONS[name]))):
+        metanet.infer(NETS[name][0].state_dict())
+
+
 def canonical(space):
     """What a space says, with the fixed positions of one dimension merged (their split is not in a state dict)."""
 
@@ -144,7 +162,7 @@ def canonical(space):
 @pytest.mark.parametrize("name", NETS)
 def test_the_inferred_space_is_the_traced_one(name):
     module, shape = NETS[name]
-    inferred = metanet.infer(module.state_dict())
+    inferred = infer(name)
     assert canonical(inferred) == canonical(metanet.trace(module, torch.zeros(*shape)))
     assert (inferred.source, inferred.certified) == ("infer", False)
 
@@ -152,7 +170,7 @@ def test_the_inferred_space_is_the_traced_one(name):
 @pytest.mark.parametrize("name", NETS)
 def test_an_inferred_space_certifies(name):
     module, shape = NETS[name]
-    certificate = metanet.certify(module, metanet.infer(module.state_dict()), torch.zeros(*shape))
+    certificate = metanet.certify(module, infer(name), torch.zeros(*shape))
     assert certificate.ok
     assert name == "one layer" or certificate.axes
 
@@ -166,8 +184,8 @@ def test_an_inferred_space_certifies(name):
 def test_the_order_of_the_file_does_not_matter_where_names_tell_it(name, arrange):
     module, _ = NETS[name]
     state = module.state_dict()
-    shuffled = metanet.infer({n: state[n] for n in arrange(state)})
-    expected = metanet.infer(state)
+    shuffled = metanet.infer({n: state[n] for n in arrange(state)}, **OPTIONS.get(name, {}))
+    expected = infer(name)
     assert {a.size for a in shuffled.free_axes} == {a.size for a in expected.free_axes}
     assert {(k.tensor, k.kind, k.depth) for k in shuffled.links} == {
         (k.tensor, k.kind, k.depth) for k in expected.links
@@ -222,21 +240,21 @@ def test_activations_are_known_only_if_given():
 def test_keras_kernels_and_flattened_order():
     state = {
         "sequential/conv2d/bias:0": torch.zeros(6), "sequential/conv2d/kernel:0": torch.zeros(3, 3, 1, 6),
-        "sequential/dense/bias:0": torch.zeros(10), "sequential/dense/kernel:0": torch.zeros(24, 10),
+        "sequential/dense/bias:0": torch.zeros(10), "sequential/dense/kernel:0": torch.zeros(54, 10),
     }  # fmt: skip
     space = metanet.infer(state)
     kernel = space.tensor["sequential/dense/kernel:0"].labels[0]
-    assert [p.size for p in kernel.parts] == [4, 6]  # positions outside, channels inside
+    assert [p.size for p in kernel.parts] == [9, 6]  # positions outside, channels inside
     assert space.axis[kernel.parts[1].axis].free
     assert [a.size for a in space.free_axes] == [6]
 
 
 def test_a_file_from_keras_lists_channels_inside(tmp_path):
-    net = S(conv(1, 6, 3), nn.Flatten(), nn.Linear(24, 10)).state_dict()
+    net = S(conv(1, 6, 3), nn.Flatten(), nn.Linear(54, 10)).state_dict()
     keras = metanet.infer(Checkpoint(net, {}, tmp_path, "keras")).tensor["2.weight"].labels[1]
     torch_like = metanet.infer(Checkpoint(net, {}, tmp_path, "pytorch")).tensor["2.weight"].labels[1]
     assert metanet.infer(net, channels_last=True) == metanet.infer(Checkpoint(net, {}, tmp_path, "keras-h5"))
-    assert ([p.size for p in keras.parts], [p.size for p in torch_like.parts]) == ([4, 6], [6, 4])
+    assert ([p.size for p in keras.parts], [p.size for p in torch_like.parts]) == ([9, 6], [6, 9])
 
 
 def test_counters_prefixes_and_lone_numbers_are_no_obstacle():
@@ -266,7 +284,7 @@ REFUSED = {
         "one of 2 heads.*parallel layers",
     ),
     "actor and critic": (zeros(actor__0__weight=(8, 4), critic__0__weight=(1, 8)), r"parallel.*select\('prefix'\)"),
-    "lost order": (zeros(a__weight=(8, 8), b__weight=(8, 8)), r"'a\.weight' \[8, 8\] and 'b\.weight'.*either order"),
+    "unlisted names": (zeros(a__weight=(8, 8), b__weight=(8, 8)), r"'a\.weight' \[8, 8\] lies in 'a'.*chain=True"),
     "bias or slope": (
         zeros(**{"0__weight": (8, 4), "1__weight": (8,)}),
         r"'1\.weight' \[8\].*lone vector.*a bias.*PReLU",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from metanet.space.axes import Dim, freeze, product, split_product, unify
 from metanet.space.inference.layers import Layer
+from metanet.space.inference.options import FLATTEN, GROUPED, Reading
 from metanet.space.inference.refusal import refuse
 from metanet.space.walk import LinkDraft, Walk
 from metanet.space.weight_space import LinkKind
@@ -25,12 +26,14 @@ class State:
         maps: Whether each neuron is a map of positions, as after a convolution.
         depth: Weight layers so far.
         before: Name of the tensor that wrote it.
+        taps: Sizes of the last convolution's kernel.
     """
 
     dim: Dim | None = None
     maps: bool = True
     depth: int = 0
     before: str = "the input"
+    taps: tuple[int, ...] = ()
 
 
 @dataclass
@@ -38,13 +41,13 @@ class Chain:
     """Dims and links of the layers visited so far.
 
     Attributes:
-        channels_last: Whether a flattened map lists its channels innermost (Keras) rather than outermost.
+        reading: What the user said.
         walk: The links, as a trace would leave them.
         dims: Dims of every tensor.
         seen: Sizes of the values so far, the input first.
     """
 
-    channels_last: bool = False
+    reading: Reading = field(default_factory=Reading)
     walk: Walk = field(default_factory=Walk)
     dims: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
     seen: list[int] = field(default_factory=list)
@@ -78,13 +81,27 @@ class Chain:
         name = layer.names["weight"]
         read = self.dims[name][layer.in_dim]
         source = self._start(read, state)
-        if source.size != read.size and state.maps and state.depth and read.size % source.size == 0:
-            positions = Dim(read.size // source.size, frozen=f"flattened positions before '{layer.path}'")
-            source = product((positions, source) if self.channels_last else (source, positions))
+        source = self._flattened(layer, source, read.size, state)
         if source.size != read.size:
             raise self._misfit(layer, read.size, source.size, state)
         unify(source, read)
         return self._written(layer, source, self.dims[name][layer.out_dim], state, False)
+
+    def _flattened(self, layer: Layer, dim: Dim, size: int, state: State) -> Dim:
+        """Return the product of channels and positions, where a layer reads flattened maps."""
+        count = size // dim.size
+        if not (state.maps and state.depth) or count < 2 or size % dim.size:
+            return dim
+        last = self.reading.channels_last
+        if last is None:
+            if not _is_map(count, state.taps):
+                raise refuse(
+                    *layer.main, f"reads {count} times the {dim.size} channels of '{state.before}'",
+                    [*FLATTEN, "several poolings joined, as the maximum and the mean"],
+                )  # fmt: skip
+            last = self.reading.keras
+        positions = Dim(count, frozen=f"flattened positions before '{layer.path}'")
+        return product((positions, dim) if last else (dim, positions))
 
     def _convolution(self, layer: Layer, state: State) -> State:
         name, reason = layer.names["weight"], f"aten.convolution at '{layer.path}'"
@@ -116,11 +133,12 @@ class Chain:
         groups = have // read
         if have % read or written % groups or layer.inputs_last:
             raise self._misfit(layer, read, have, state)
-        in_sequence = layer.components[-1:] and layer.components[-1].isdigit()
-        if read in self.seen and not in_sequence:
+        if not self.reading.grouped:
+            earlier = [f"a branch that reads an earlier value of {read} channels"] if read in self.seen else []
             raise refuse(
                 *layer.main, f"reads {read} of the {have} values that '{state.before}' gives",
-                [f"a convolution with {groups} groups", f"a branch that reads an earlier value of {read} channels"],
+                [f"{GROUPED}, here with {groups} groups", *earlier,
+                 f"something that leaves {read} of {have} channels, as GLU, maxout and pixel shuffle do"],
             )  # fmt: skip
         return groups
 
@@ -128,10 +146,8 @@ class Chain:
         """A norm layer, or the slopes of a PReLU."""
         size = layer.size
         dim = self._start(Dim(size), state)
-        if dim.size != size and state.maps and state.depth and size % dim.size == 0:
-            positions = Dim(size // dim.size, frozen=f"flattened positions before '{layer.path}'")
-            dim = product((positions, dim) if self.channels_last else (dim, positions))
-            state = State(dim, False, state.depth, state.before)
+        if (flat := self._flattened(layer, dim, size, state)) is not dim:
+            dim, state = flat, State(flat, False, state.depth, state.before)
         if dim.size != size:
             raise self._misfit(layer, size, dim.size, state)
         if layer.norm_groups > 1:
@@ -146,7 +162,7 @@ class Chain:
             if role in layer.names:
                 unify(dim, self.dims[layer.names[role]][0])
                 self._link(layer, role, kind, dim, state.depth)
-        return State(dim, state.maps, state.depth, state.before)
+        return State(dim, state.maps, state.depth, state.before, state.taps)
 
     def _start(self, read: Dim, state: State) -> Dim:
         """What a layer reads; the first one defines the input."""
@@ -165,7 +181,7 @@ class Chain:
             unify(target, self.dims[layer.names["bias"]][0])
             self._link(layer, "bias", "bias", target, depth)
         self.seen.append(target.size)
-        return State(target, maps, depth, name)
+        return State(target, maps, depth, name, layer.taps if maps else ())
 
     def _link(self, layer: Layer, role: str, kind: LinkKind, target: Dim, depth: int) -> None:
         at = () if target.size == 1 else (0,)
@@ -180,6 +196,18 @@ class Chain:
         if layer.kind == "convolution" and shape[0] == have:
             ways.insert(0, "a transposed convolution")
         return refuse(name, shape, f"reads {read} values, but '{state.before}' before it gives {have}", ways)
+
+
+def _is_map(count: int, taps: Sequence[int]) -> bool:
+    """Return whether a count of positions is certainly that of a square or cubic map, flattened.
+
+    Two to four values a channel may as well be statistics of a map. Maps of one dimension, and those that are read by
+    kernels with unequal sides, show nothing.
+    """
+    if len(taps) < 2 or len(set(taps)) > 1:
+        return False
+    side = round(count ** (1 / len(taps)))
+    return side ** len(taps) == count and count > 4
 
 
 def owned(

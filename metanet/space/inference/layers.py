@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from metanet.space.inference.options import NORM_GROUPS, Reading
 from metanet.space.inference.refusal import refuse, refuse_by_name, stem_and_number, words
 
 Kind = Literal["linear", "convolution", "batch_norm", "norm", "slope", "scalar"]
@@ -21,6 +22,7 @@ CHANNELWISE = words("ln layernorm layer_norm layer_normalization rmsnorm rms_nor
 STATISTICAL = words("bn batchnorm batch_norm batch_normalization")
 GROUPED = words("gn groupnorm group_norm group_normalization")
 SLOPES = words("prelu p_re_lu")
+COUNTERS = words("num_batches_tracked n_averaged")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,12 @@ class Layer:
         return len(self.shapes["weight"]) - 2 if self.inputs_last else 1
 
     @property
+    def taps(self) -> tuple[int, ...]:
+        """Sizes of a convolution's kernel."""
+        shape = self.shapes["weight"]
+        return shape[:-2] if self.inputs_last else shape[2:]
+
+    @property
     def size(self) -> int:
         """Neurons written, or acted upon by a norm."""
         if self.kind in ("linear", "convolution"):
@@ -70,12 +78,12 @@ class Layer:
         return self.names[role], self.shapes[role]
 
 
-def find_layers(state: Mapping[str, Tensor], norm_groups: int | None, residual: bool) -> list[Layer]:
+def find_layers(state: Mapping[str, Tensor], reading: Reading, residual: bool) -> list[Layer]:
     """Group the tensors of a state dict by module, in its order.
 
     Args:
-        state: Tensors by name. Counters and other lone whole numbers are left out.
-        norm_groups: Groups of norm layers without running statistics, None if unknown.
+        state: Tensors by name. Counters, whatever their type, and other lone whole numbers are left out.
+        reading: What the user said.
         residual: Whether names follow torchvision's residual networks, so that shortcuts are understood.
 
     Raises:
@@ -83,41 +91,52 @@ def find_layers(state: Mapping[str, Tensor], norm_groups: int | None, residual: 
     """
     modules: dict[tuple[str, ...], dict[str, str]] = {}
     for name, tensor in state.items():
+        *components, leaf = re.split(r"[./]", re.sub(r":\d+$", "", name))
+        if leaf in COUNTERS and tensor.numel() == 1:
+            continue
         if not tensor.is_floating_point():
-            if tensor.numel() > 1:
+            if tensor.dim() > 0:
                 raise refuse(
                     name, tensor.shape, f"has type {tensor.dtype}", ["a table of indices", "a quantised weight"]
                 )
             continue
-        *components, leaf = re.split(r"[./]", re.sub(r":\d+$", "", name))
         shortcut = {"downsample", "shortcut"} if residual else set()
-        refuse_by_name(name, tensor.shape, [c for c in components if c not in shortcut], leaf)
-        modules.setdefault(tuple(components), {})[leaf] = name
-    return [_layer(path, leaves, state, norm_groups) for path, leaves in modules.items()]
+        refuse_by_name(name, tensor.shape, [c for c in components if c not in shortcut], leaf, reading.chain)
+        if tensor.dim() == 0 and leaf not in ROLES:  # a lone number has no axis, and is a layer of its own
+            modules[(*components, leaf, "")] = {leaf: name}
+        else:
+            modules.setdefault(tuple(components), {})[leaf] = name
+    return [_layer(path, leaves, state, reading) for path, leaves in modules.items()]
 
 
-def _layer(path: tuple[str, ...], leaves: dict[str, str], state: Mapping[str, Tensor], groups: int | None) -> Layer:
+def _layer(path: tuple[str, ...], leaves: dict[str, str], state: Mapping[str, Tensor], reading: Reading) -> Layer:
+    if path[-1:] == ("",):
+        (name,) = leaves.values()
+        return Layer(".".join(path[:-1]), path[:-2], "scalar", {"weight": name}, {"weight": ()})
     names: dict[str, str] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for leaf, name in leaves.items():
         role = ROLES.get(leaf)
         shape = tuple(state[name].shape)
-        if not shape and role is None:
-            return Layer(".".join(path), path, "scalar", {"weight": name}, {"weight": shape})
         if role is None or role in names:
             raise refuse(
                 name, shape, "has a name of no known meaning", [f"names that are understood: {', '.join(ROLES)}"]
             )
         names[role], shapes[role] = name, shape
-    kind, norm_groups = _kind(path, names, shapes, groups)
-    layer = Layer(".".join(path), path, kind, names, shapes, "kernel" in leaves, norm_groups)
+    kind, norm_groups = _kind(path, names, shapes, reading.norm_groups)
+    inputs_last = "kernel" in leaves or (kind == "linear" and reading.transposed is True)
+    layer = Layer(".".join(path), path, kind, names, shapes, inputs_last, norm_groups)
     vectors = [role for role in names if role != "weight" or kind in ("batch_norm", "norm")]
     for role in vectors:
         if shapes[role] != (layer.size,):
-            transposed = kind == "convolution" and shapes[role] == (shapes["weight"][1],)
+            transposed = shapes[role] == (shapes.get("weight", (0, 0))[1:2] or (0,))
+            ways = {
+                "convolution": "a transposed convolution",
+                "linear": "matrices stored [in, out]: pass transposed=True (--transposed)",
+            }  # fmt: skip
             raise refuse(
                 names[role], shapes[role], f"does not fit a {kind.replace('_', ' ')} of size {layer.size}",
-                ["a transposed convolution"] if transposed else ["a norm over several dimensions", "a custom layer"],
+                [ways[kind]] if transposed and kind in ways else ["a norm over several dimensions", "a custom layer"],
             )  # fmt: skip
     return layer
 
@@ -146,18 +165,14 @@ def _vector_kind(
     role = next(iter(names))
     if stem in SLOPES and set(names) == {"weight"}:
         return "slope", 1
-    if stem in CHANNELWISE | STATISTICAL and "weight" in names:
+    if stem in CHANNELWISE and "weight" in names:
         return "norm", 1
     if set(names) == {"weight"} and shapes["weight"] == (1,):
         return "slope", 1
-    if set(names) == {"weight", "bias"} or (stem in GROUPED and "weight" in names):
+    if set(names) == {"weight", "bias"} or (stem in GROUPED | STATISTICAL and "weight" in names):
         if groups is not None:
             return "norm", groups
-        raise refuse(
-            names[role], shapes[role], "belongs to a norm layer without running statistics",
-            ["layer norm, instance norm or batch norm without statistics: pass norm_groups=1",
-             "group norm: pass the number of groups as norm_groups"],
-        )  # fmt: skip
+        raise refuse(names[role], shapes[role], "belongs to a norm layer without running statistics", NORM_GROUPS)
     raise refuse(
         names[role], shapes[role], "is a lone vector", ["a bias", "the slopes of a PReLU", "the scale of a norm layer"]
     )

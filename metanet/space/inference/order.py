@@ -1,20 +1,27 @@
-"""The order in which layers are computed, where the file keeps it and where only the names tell it."""
+"""The order in which layers are computed: from the format's own rule, from names and from sizes."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
 
 from metanet.space.inference.layers import Layer
-from metanet.space.inference.refusal import stem_and_number
+from metanet.space.inference.naming import Naming
+from metanet.space.inference.options import Reading
+from metanet.space.inference.refusal import Unlisted, refuse, stem_and_number
+from metanet.space.inference.sizes import paths, place_vectors, proves_chain
 
-MOST = 5000
-Order = tuple[Layer, ...]
 
+def is_lost(state: Mapping[str, Tensor], layers: Sequence[Layer], file_format: str, chain: bool) -> bool:
+    """Return whether the order of a file means nothing.
 
-def is_lost(names: Sequence[str], layers: Sequence[Layer]) -> bool:
-    """Whether the order of a file means nothing: its names are sorted as text, or its numbered layers are mixed up."""
-    if list(names) == sorted(names) and len(names) > 1:
+    safetensors sorts tensors by type, then by name. The order of another source is lost too if its names are sorted so,
+    unless the user says that it lists a chain, or if its numbered layers are mixed up.
+    """
+    if file_format == "safetensors":
+        return True
+    if not chain and len(layers) > 1 and is_sorted(state):
         return True
     last: dict[tuple[tuple[str, ...], str], int] = {}
     for layer in layers:
@@ -27,71 +34,53 @@ def is_lost(names: Sequence[str], layers: Sequence[Layer]) -> bool:
     return False
 
 
-def orders(layers: Sequence[Layer]) -> Iterator[Order]:
-    """Every order of layers that their names allow, the most usual first, each once.
+def is_sorted(state: Mapping[str, Tensor]) -> bool:
+    """Return whether the names of the tensors of each type are sorted as text."""
+    names: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        names.setdefault(tensor.dtype, []).append(name)
+    return all(own == sorted(own) for own in names.values())
 
-    Siblings of one name are in the order of their numbers. Vectors (norms) follow the weight of their number. Siblings
-    of unlike names may come in any order, one after the other or interleaved by number.
+
+def find_order(layers: Sequence[Layer], reading: Reading, lost: bool) -> tuple[list[Layer], Unlisted | None]:
+    """Find the order of a chain of layers.
+
+    Names that denote chains tell it. Under other names, sizes tell it where they leave no other computation, and else
+    the user does, who says that the layers are a chain: in the order of the file, or if that is lost, in the only order
+    that fits the sizes.
+
+    Returns:
+        The order, and what remains unclear if the layers fit together in it, or None.
+
+    Raises:
+        SpaceError: The search was cut off, or the file lost its order and sizes allow several.
     """
-    seen: set[tuple[str, ...]] = set()
-    for order in itertools.islice(_orders(list(layers), 0), MOST):
-        key = tuple(layer.path for layer in order)
-        if key not in seen:
-            seen.add(key)
-            yield order
+    numbers = [layer for layer in layers if layer.kind == "scalar"]
+    rest = [layer for layer in layers if layer.kind != "scalar"]
+    registered = {} if lost else {layer.path: at for at, layer in enumerate(rest)}
+    try:
+        return [*numbers, *Naming(registered, reading.chain).order(rest)], None
+    except Unlisted as unlisted:
+        problem = unlisted
+    if reading.chain and not lost:
+        return list(layers), None
+    weights = [layer for layer in rest if layer.kind in ("linear", "convolution")]
+    found = paths(weights)
+    if not found:
+        return list(layers), problem
+    if len(found) > 1 and reading.chain:
+        raise _two_orders(found[0], found[1])
+    if len(found) > 1 or not (reading.chain or proves_chain(found[0])):
+        return [], problem
+    placed, twice = place_vectors(found[0], [layer for layer in rest if layer not in weights])
+    if twice is not None:
+        return [], Unlisted(twice, f"fits several values of size {twice.size}", "a norm that is used twice")
+    return [*numbers, *placed], None
 
 
-def _orders(layers: list[Layer], depth: int) -> Iterator[Order]:
-    children: dict[str, list[Layer]] = {}
-    for layer in layers:
-        children.setdefault(layer.components[depth] if len(layer.components) > depth else "", []).append(layer)
-    families: dict[str, list[tuple[int, str]]] = {}
-    for child in children:
-        stem, number = stem_and_number(child)
-        families.setdefault(stem, []).append((number, child))
-    for arrangement in _arrangements({stem: sorted(family) for stem, family in families.items()}, children):
-        parts = [
-            _orders(children[child], depth + 1) if _deeper(children[child], depth) else iter([tuple(children[child])])
-            for child in arrangement
-        ]
-        for combination in itertools.product(*(list(itertools.islice(part, 50)) for part in parts)):
-            yield tuple(layer for part in combination for layer in part)
-
-
-def _deeper(layers: Sequence[Layer], depth: int) -> bool:
-    return len(layers) > 1 and any(len(layer.components) > depth + 1 for layer in layers)
-
-
-def _arrangements(families: dict[str, list[tuple[int, str]]], children: dict[str, list[Layer]]) -> Iterator[list[str]]:
-    """Orders of sibling names."""
-    norms = {
-        stem for stem, family in families.items()
-        if all(layer.kind not in ("linear", "convolution") for _, child in family for layer in children[child])
-    }  # fmt: skip
-    weights = [stem for stem in families if stem not in norms]
-    if not weights:
-        weights, norms = list(families), set()
-    hosts = [
-        [host for host in weights if {n for n, _ in families[stem]} <= {n for n, _ in families[host]}] or [""]
-        for stem in sorted(norms)
-    ]
-    for choice in itertools.product(*hosts):
-        guests = {stem: host for stem, host in zip(sorted(norms), choice, strict=True) if host}
-        free = [stem for stem in (*weights, *norms) if stem not in guests]
-        for permutation in itertools.permutations(free):
-            for interleaved in (False, True):
-                yield _arranged(families, guests, permutation, interleaved)
-
-
-def _arranged(
-    families: dict[str, list[tuple[int, str]]], guests: dict[str, str], permutation: Sequence[str], interleaved: bool
-) -> list[str]:
-    rows = [(number, rank, child, stem) for rank, stem in enumerate(permutation) for number, child in families[stem]]
-    rows.sort(key=lambda row: (row[0], row[1]) if interleaved else (row[1], row[0]))
-    arranged = []
-    for number, _, child, stem in rows:
-        arranged.append(child)
-        for guest, host in guests.items():
-            if host == stem:
-                arranged.extend(name for n, name in families[guest] if n == number)
-    return arranged
+def _two_orders(first: Sequence[Layer], second: Sequence[Layer]) -> Exception:
+    a, b = next((a, b) for a, b in zip(first, second, strict=True) if a is not b)
+    return refuse(
+        *a.main, f"and '{b.main[0]}' {list(b.main[1])} could come in either order: the file lost its order",
+        [f"'{a.main[0]}' first", f"'{b.main[0]}' first", "a state dict in the order of the code"],
+    )  # fmt: skip

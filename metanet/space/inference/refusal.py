@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from metanet.errors import SpaceError
+from metanet.space.inference.options import CHAIN
+
+if TYPE_CHECKING:
+    from metanet.space.inference.layers import Layer
 
 WAY_OUT = "Pass the module and an example input to metanet.trace, which reads the computation itself"
 
@@ -59,6 +64,22 @@ COMPONENTS: dict[str, tuple[frozenset[str], str]] = {
 NUMBER = re.compile(r"(.*?)_?(\d+)")
 
 
+CHAINED = ("a gate", "a shortcut", "one of several parallel branches or heads", "attention")
+"""Kinds of layers that may be links of a chain nevertheless, if the user says so."""
+
+
+class Unlisted(Exception):
+    """A layer whose name, or whose place, does not prove that it is a link of a chain."""
+
+    def __init__(self, layer: Layer, found: str, *alternatives: str) -> None:
+        super().__init__(found)
+        self.layer, self.found, self.alternatives = layer, found, alternatives
+
+    def error(self) -> SpaceError:
+        """Return the error for the user."""
+        return refuse(*self.layer.main, self.found, [CHAIN, *self.alternatives])
+
+
 def refuse(name: str, shape: Sequence[int], found: str, alternatives: Sequence[str]) -> SpaceError:
     """The error that says which tensor is not clear, what was found, and what it could be.
 
@@ -74,8 +95,15 @@ def refuse(name: str, shape: Sequence[int], found: str, alternatives: Sequence[s
     )
 
 
-def refuse_by_name(name: str, shape: Sequence[int], components: Sequence[str], leaf: str) -> None:
+def refuse_by_name(name: str, shape: Sequence[int], components: Sequence[str], leaf: str, chain: bool) -> None:
     """Raise if a tensor's name says that names and shapes are not enough.
+
+    Args:
+        name: The tensor.
+        shape: Its shape.
+        components: The path of its module.
+        leaf: Its own name in the module.
+        chain: Whether the user says that the layers form a chain nevertheless.
 
     Raises:
         SpaceError: The name is one of a recurrent, attention, embedding, gate, shortcut or parallel layer.
@@ -91,8 +119,12 @@ def refuse_by_name(name: str, shape: Sequence[int], components: Sequence[str], l
         )  # fmt: skip
     for component in (*components, leaf):
         for kind, (names, reason) in COMPONENTS.items():
+            if chain and kind in CHAINED:
+                continue
             if stem_and_number(component)[0] in names or component.lower() in names:
-                raise refuse(name, shape, f"belongs to {kind}, by its name", [reason])
+                raise refuse(
+                    name, shape, f"belongs to {kind}, by its name", [*([CHAIN] if kind in CHAINED else []), reason]
+                )
 
 
 def stem_and_number(component: str) -> tuple[str, int]:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from metanet.space.axes import unify
 from metanet.space.inference.chain import Chain, State
 from metanet.space.inference.layers import Layer
-from metanet.space.inference.refusal import refuse
+from metanet.space.inference.naming import Naming
+from metanet.space.inference.refusal import Unlisted, refuse, stem_and_number
+from metanet.space.inference.sizes import read_size
 
 PLACE = re.compile(r"(?:.*[./])?layer(\d+)\.(\d+)\.(.+)")
 BLOCK = re.compile(r"(?:.*\.)?layer\d+\.\d+\.conv1\.weight")
@@ -40,7 +42,7 @@ class ResidualBlock:
                 ["a shortcut that pads or drops channels", "a block without a shortcut"],
             )
         unify(aside.dim, out.dim)
-        return State(out.dim, True, max(out.depth, aside.depth), out.before)
+        return State(out.dim, True, max(out.depth, aside.depth), out.before, out.taps)
 
 
 def is_residual(names: Iterable[str]) -> bool:
@@ -48,12 +50,13 @@ def is_residual(names: Iterable[str]) -> bool:
     return any(BLOCK.fullmatch(name) for name in names)
 
 
-def split(layers: Sequence[Layer], order_known: bool) -> tuple[list[Layer], list[ResidualBlock], list[Layer]]:
-    """The stem, the blocks in order, and the head of a residual network.
+def split(layers: Sequence[Layer], registered: dict[str, int]) -> tuple[list[Layer], list[ResidualBlock], list[Layer]]:
+    """Return the stem, the blocks in order, and the head of a residual network.
 
     Args:
         layers: All its layers.
-        order_known: Whether they come in the order of the code, so that norms before their convolution show.
+        registered: Position of every layer in the file, if the file keeps the order of the code, so that norms before
+            their convolution show; else empty.
 
     Raises:
         SpaceError: A block holds other layers, or is of the pre-activation form.
@@ -66,13 +69,49 @@ def split(layers: Sequence[Layer], order_known: bool) -> tuple[list[Layer], list
             rest.append(layer)
         else:
             places.setdefault((int(found[1]), int(found[2])), []).append(layer)
-    stem = [layer for layer in rest if layer.kind != "linear"]
-    head = [layer for layer in rest if layer.kind == "linear"]
-    blocks = [_block(places[place], order_known) for place in sorted(places)]
-    normed = any(layer.kind == "batch_norm" for layer in blocks[0].body)
-    if normed and not any(layer.kind == "batch_norm" for layer in stem):
-        raise _preactivation(next(layer for layer in blocks[0].body if layer.kind == "batch_norm"))
+    stem, head = [], []
+    try:
+        naming = Naming(registered)
+        stem = _ordered(naming, [layer for layer in rest if layer.kind != "linear"])
+        head = _ordered(naming, [layer for layer in rest if layer.kind == "linear"])
+    except Unlisted as unlisted:
+        raise unlisted.error() from None
+    blocks = [_block(places[place], bool(registered)) for place in sorted(places)]
+    _check_stem(stem, blocks, registered)
     return stem, blocks, head
+
+
+def _ordered(naming: Naming, layers: list[Layer]) -> list[Layer]:
+    return naming.order(layers) if len(layers) > 1 else layers
+
+
+def _check_stem(stem: list[Layer], blocks: list[ResidualBlock], registered: dict[str, int]) -> None:
+    """Raise if the norm beside the blocks may be the last one of a pre-activation network."""
+    normed = [layer for layer in blocks[0].body if layer.kind == "batch_norm"]
+    if normed and not any(layer.kind == "batch_norm" for layer in stem):
+        raise _preactivation(normed[0])
+    first, last = blocks[0].body[0], blocks[-1].body
+    width = next(layer.size for layer in reversed(last) if layer.kind == "convolution")
+    for layer in stem:
+        late = bool(registered) and registered[layer.path] > registered[first.path]
+        bare = layer.kind == "batch_norm" and stem_and_number(layer.components[-1])[1] == 0
+        unnamed = not registered and bare and layer.size == width
+        if late or unnamed:
+            raise _preactivation(layer)
+
+
+def is_resnext(blocks: Sequence[ResidualBlock]) -> bool:
+    """Return whether the second of three convolutions has the same number of groups, at least 8, in every block.
+
+    So many groups are those of ResNeXt: GLU leaves one channel of two, maxout and pixel shuffle one of a few.
+    """
+    groups = set()
+    for block in blocks:
+        kernels = [layer for layer in block.body if layer.kind == "convolution"]
+        if len(kernels) != 3 or kernels[0].size % read_size(kernels[1]):
+            return False
+        groups.add(kernels[0].size // read_size(kernels[1]))
+    return len(groups) == 1 and min(groups) >= 8
 
 
 def _block(layers: Sequence[Layer], order_known: bool) -> ResidualBlock:

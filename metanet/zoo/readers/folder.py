@@ -10,6 +10,7 @@ from metanet.errors import ZooError
 from metanet.graph.build import SPACE_KEY
 from metanet.space import WeightSpace
 from metanet.space.infer import infer
+from metanet.space.inference.options import InferOptions
 from metanet.zoo.readers.registry import Source, SourceNet, zoo_reader
 from metanet.zoo.readers.tables import parse_columns, read_csv, weights_first
 from metanet.zoo.split import SPLITS
@@ -24,7 +25,17 @@ RESERVED = ("id", "split", "run", "activation")
     source="a folder of the user",
     holds="a folder of checkpoint files with labels.csv, whose column 'file' names them",
 )
-def open_folder(path: Path, *, labels: Path | None = None, activation: str | None = None) -> Source:
+def open_folder(
+    path: Path,
+    *,
+    labels: Path | None = None,
+    activation: str | None = None,
+    chain: bool = False,
+    norm_groups: int | None = None,
+    channels_last: bool | None = None,
+    grouped: bool | None = None,
+    transposed: bool | None = None,
+) -> Source:
     """Open a folder of checkpoints in any format that :func:`metanet.load` reads.
 
     The CSV's column ``file`` names a checkpoint below the folder. The columns ``id``, ``split`` (train, validation,
@@ -35,7 +46,15 @@ def open_folder(path: Path, *, labels: Path | None = None, activation: str | Non
         path: The folder.
         labels: The CSV file, by default ``labels.csv`` in the folder.
         activation: Nonlinearity of all nets, which no state dict tells, unless the CSV has a column of it.
+        chain: As in :func:`metanet.infer`, like the options that follow; for nets whose space is inferred.
+        norm_groups: See there.
+        channels_last: See there.
+        grouped: See there.
+        transposed: See there.
     """
+    options = InferOptions(
+        chain=chain, norm_groups=norm_groups, channels_last=channels_last, grouped=grouped, transposed=transposed
+    )
     table = Path(labels) if labels is not None else path / "labels.csv"
     rows = parse_columns(read_csv(table))
     if not rows or "file" not in rows[0]:
@@ -55,7 +74,7 @@ def open_folder(path: Path, *, labels: Path | None = None, activation: str | Non
         checkpoint = replace(checkpoint, tensors=weights_first(checkpoint.tensors))
         kind = str(row["activation"]) if row.get("activation") else activation
         text = checkpoint.metadata.get(SPACE_KEY)
-        space = WeightSpace.from_json(text) if text is not None else infer(checkpoint, kind)
+        space = WeightSpace.from_json(text) if text is not None else infer(checkpoint, kind, **options)
         own = {name: value for name, value in row.items() if name not in ("id", "split", "run")}
         return SourceNet(
             checkpoint.tensors, own, str(row.get("split") or "none"), str(row.get("run") or ids[number]), space=space

@@ -142,7 +142,7 @@ def open_neural_field_arena(path: Path, *, train: int | None = None, validation:
             extra = {key: _scalar(opened[key], row) for key in opened if key not in ("params", "param_config")}
         tensors = _unflatten(flat, layout)
         labels = {("label" if key == "labels" else key): value for key, value in extra.items() if value is not None}
-        return SourceNet(tensors, labels | {"image": index}, by_index(index, edges))
+        return SourceNet(tensors, labels | {"image": index}, by_index(index, edges), options={"chain": True})
 
     return Source(ids, read, COLUMNS, (f"split by index: train below {edges[0]}, validation below {edges[1]}",))
 

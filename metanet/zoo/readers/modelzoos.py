@@ -83,7 +83,15 @@ def open_modelzoos(path: Path, *, epochs: str | None = None) -> Source:
             known[folder] = settings(read_json(folder / "params.json")), results(folder / "result.json")
         own, lines = known[folder]
         net = as_net(load(file).tensors, own | {"epoch": epoch} | measured(lines.get(epoch, {})))
-        return SourceNet(net.tensors, net.labels, splits[folder.name], folder.name, net.blueprint, net.activation)
+        return SourceNet(
+            net.tensors,
+            net.labels,
+            splits[folder.name],
+            folder.name,
+            net.blueprint,
+            net.activation,
+            options=net.options,
+        )
 
     note = (
         "split by training, 70/15/15 after random.seed(42) on sorted folders; the published one is of unsorted folders"
@@ -122,7 +130,7 @@ def open_modelzoos_dataset(path: Path, *, activation: str | None = None) -> Sour
         own.setdefault("activation", activation)
         run = _text_path(paths[place]) if len(paths) > place else ""
         net = as_net(state_of(held["data_in"][place], held), own)
-        return SourceNet(net.tensors, net.labels, split, run, net.blueprint, net.activation)
+        return SourceNet(net.tensors, net.labels, split, run, net.blueprint, net.activation, options=net.options)
 
     ids = [f"{split}/{place:05d}" for split, _, place in nets]
     return Source(ids, read, COLUMNS, ("split as published",))
@@ -174,7 +182,7 @@ def as_net(state: Mapping[str, Tensor], labels: dict[str, Any]) -> SourceNet:
     if kind is not None and all(LAYER.fullmatch(name) for name in state):
         blueprint, tensors = PooledBlueprint.rename(state, kind)
         return SourceNet(tensors, labels, blueprint=blueprint.declared())
-    return SourceNet(state, labels, activation=kind)
+    return SourceNet(state, labels, activation=kind, options={"chain": True, "channels_last": False})
 
 
 def state_of(held: Any, dataset: Mapping[str, Any]) -> Mapping[str, Tensor]:

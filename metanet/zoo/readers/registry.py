@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metanet.errors import ZooError
 from metanet.space import WeightSpace
+from metanet.space.inference.options import InferOptions
 
 Meaning: TypeAlias = tuple[str, str]
 """Unit and meaning of a column."""
@@ -35,6 +36,7 @@ class SourceNet:
         blueprint: Its architecture, if the forward pass is known; otherwise its space is inferred from the tensors.
         activation: Nonlinearity, for inferred spaces.
         space: Its weight space, if the file carries it.
+        options: What the format says of its nets, for inferred spaces: options of :func:`metanet.infer`.
     """
 
     tensors: Mapping[str, Tensor]
@@ -44,6 +46,7 @@ class SourceNet:
     blueprint: Blueprint | None = None
     activation: str | None = None
     space: WeightSpace | None = None
+    options: InferOptions = field(default_factory=lambda: InferOptions())
 
 
 @dataclass(frozen=True, eq=False)
