@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from metanet.graph.edges import edge_index
@@ -17,34 +17,22 @@ class Side:
     """The neurons that a block reads or writes, head by head.
 
     Attributes:
-        split: Sizes into which the neurons of their set are split.
-        order: Dimensions of ``[B, *split, R, F / R]`` in the order ``[R, B, *shared, F / R, *others]``.
-        heads: R.
-        groups: D.
+        flat: The features of a node set, ``[B, N, F]``, as an einops pattern with the neurons taken apart.
+        split: The same as the block wants them, ``[R, B, D, F / R, N / D]``.
+        sizes: Sizes of the named axes.
     """
 
-    split: tuple[int, ...]
-    order: tuple[int, ...]
-    heads: int
-    groups: int
+    flat: str
+    split: str
+    sizes: dict[str, int]
 
-    def read(self, features: Tensor, factor: float = 1.0) -> Tensor:
-        """``[B, N, F]`` times a factor, as ``[R, B, D, F / R, N / D]``."""
-        out = self._view(features).contiguous()
-        out = out if factor == 1 else out * factor  # not in place: it may be the features themselves
-        return out.view(self.heads, len(features), self.groups, features.shape[2] // self.heads, -1)
+    def read(self, features: Tensor) -> Tensor:
+        """``[B, N, F]`` as ``[R, B, D, F / R, N / D]``, contiguous."""
+        return rearrange(features, f"{self.flat} -> {self.split}", **self.sizes).contiguous()
 
-    def write(self, values: Tensor, features: Tensor, factor: float, add: bool) -> None:
-        """Write ``[R, B, D, F / R, N / D]`` times a factor to ``[B, N, F]``, or add it to what is there."""
-        view = self._view(features)
-        values = (values if factor == 1 else values * factor).view(view.shape)
-        if add:
-            view.add_(values)
-        else:
-            view.copy_(values)
-
-    def _view(self, features: Tensor) -> Tensor:
-        return features.view(len(features), *self.split, self.heads, -1).permute(self.order)
+    def write(self, values: Tensor) -> Tensor:
+        """``[R, B, D, F / R, N / D]`` as ``[B, N, F]``: the inverse of :meth:`read`."""
+        return rearrange(values, f"{self.split} -> {self.flat}", **self.sizes)
 
 
 def sides(layout: Layout, block: Block, heads: int) -> tuple[Side, Side]:
@@ -55,15 +43,17 @@ def sides(layout: Layout, block: Block, heads: int) -> tuple[Side, Side]:
 
 
 def _side(sizes: tuple[int, ...], order: tuple[int, ...], groups: int, heads: int) -> Side:
+    """Name the axes ``n0, n1, ...`` of a node set; those that come first in ``order`` make up the D groups."""
     shared, product = 0, 1
     while product < groups:
         product *= sizes[order[shared]]
         shared += 1
-    if order == tuple(range(len(order))):
-        sizes, order, shared = (groups, math.prod(sizes) // groups), (0, 1), 1
-    last = len(sizes) + 1
-    moved = [1 + i for i in order]
-    return Side(sizes, (last, 0, *moved[:shared], last + 1, *moved[shared:]), heads, groups)
+    names = [f"n{i}" for i in range(len(sizes))]
+    outer, inner = (" ".join(names[i] for i in part) for part in (order[:shared], order[shared:]))
+    flat = f"batch ({' '.join(names)}) (heads features)"
+    return Side(
+        flat, f"heads batch ({outer}) features ({inner})", dict(zip(names, sizes, strict=True)) | {"heads": heads}
+    )
 
 
 def of_target(features: Tensor, layout: Layout, block: Block) -> Tensor:

@@ -166,31 +166,36 @@ class Operators:
         """R."""
         return len(self.coefficients.outer)
 
-    @property
-    def asks(self) -> bool:
-        """Whether anything asks for the gradient of E."""
-        return self.weights is not None or any(c.requires_grad for c in self.coefficients)
+    def propagate(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Send messages along the block: ``E v`` of the sources' values, ``E^T v`` of the targets'.
 
-    def carry(self, sources: Tensor | None, targets: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """See :meth:`Pieces.carry`; no gradient is recorded."""
-        return self.pieces.carry(sources, targets)
+        Args:
+            sources: ``[R, B, D, F / R, S]``, or None.
+            targets: ``[R, B, D, F / R, T]``, or None.
 
-    def slots(self, messages: int, width: int) -> list[Tensor]:
-        """Tensors whose gradients are to be the factors of that of E: two for every message, at targets, at sources.
+        Returns:
+            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]``, None where nothing was given.
+        """
+        given = [v for v in (sources, targets) if v is not None]
+        slots = self._slots(len(given), given[0].shape[3]) if torch.is_grad_enabled() else []
+        return _Message.apply(self.pieces, sources, targets, *slots)
+
+    def _slots(self, messages: int, features: int) -> list[Tensor]:
+        """Return tensors whose gradients are to be the factors of that of E: two for every message.
 
         Args:
             messages: How many messages.
-            width: Features per neuron.
+            features: Features per neuron and head.
 
         Returns:
-            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]`` in turn; none if nothing asks for the gradient of E.
+            ``[R, B, D, F / R, T]`` and ``[R, B, D, F / R, S]`` in turn; none if nothing needs the gradient of E.
         """
-        if not self.asks:
+        if self.weights is None and not any(c.requires_grad for c in self.coefficients):
             return []
         self.pieces.tracing = True
         if len(self._free) < 2 * messages:
             wanted = max(self.messages, messages)
-            self._free += _Slots.apply(self.pieces, wanted, width, self.weights, *self.coefficients)
+            self._free += _Slots.apply(self.pieces, wanted, features, self.weights, *self.coefficients)
         found, self._free = self._free[: 2 * messages], self._free[2 * messages :]
         return found
 
@@ -204,12 +209,35 @@ class Operators:
         return out
 
 
+class _Message(torch.autograd.Function):
+    """Messages along a block, :meth:`Pieces.carry`; slots get the factors of the gradient of E."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, pieces: Pieces, sources: Tensor | None, targets: Tensor | None, *slots: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        ctx.pieces, ctx.slots = pieces, bool(slots)
+        ctx.save_for_backward(sources, targets)
+        return pieces.carry(sources, targets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_targets: Tensor | None, to_sources: Tensor | None) -> tuple[Any, ...]:
+        sources, targets = ctx.saved_tensors
+        to_targets = None if sources is None else to_targets.contiguous()  # type: ignore[union-attr]
+        to_sources = None if targets is None else to_sources.contiguous()  # type: ignore[union-attr]
+        for_targets, for_sources = ctx.pieces.carry(to_sources, to_targets)
+        factors = [] if sources is None else [to_targets, sources]
+        factors += [] if targets is None else [targets, to_sources]
+        return (None, for_sources, for_targets, *(factors if ctx.slots else []))
+
+
 class _Slots(torch.autograd.Function):
     """Empty tensors whose gradients are the factors of that of E: targets and sources of each message in turn."""
 
     @staticmethod
     def forward(
-        ctx: Any, pieces: Pieces, messages: int, width: int, weights: Tensor | None, *coefficients: Tensor
+        ctx: Any, pieces: Pieces, messages: int, features: int, weights: Tensor | None, *coefficients: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.pieces = pieces
         ctx.set_materialize_grads(False)
@@ -217,7 +245,7 @@ class _Slots(torch.autograd.Function):
         heads = len(coefficients[2])
         batch, groups, targets, sources = pieces.shape
         empty = coefficients[2].new_empty(())
-        shapes = [(heads, batch, groups, width // heads, n) for n in (targets, sources)] * messages
+        shapes = [(heads, batch, groups, features, n) for n in (targets, sources)] * messages
         return tuple(empty.expand(shape) for shape in shapes)
 
     @staticmethod

@@ -119,18 +119,18 @@ def plain_norm(self, features):
     return nn.functional.layer_norm(features, features.shape[-1:])
 
 
-def constant_in_odd_features(self, features, heard, free, keep):
-    return run(self, features, heard, torch.ones_like(free), keep)
+def constant_in_odd_features(self, features, *messages, free):
+    return update(self, features, *messages, free=torch.ones_like(free))
 
 
 def with_the_sign(odd):
     return odd.mean(-1, keepdim=True)
 
 
-run = SignedNodeUpdate.run
+update = SignedNodeUpdate.forward
 BROKEN = {
     "sign, by a norm that mixes both halves": (layers.SignedNorm, "forward", plain_norm, "sign"),
-    "sign, by neurons taken for free": (SignedNodeUpdate, "run", constant_in_odd_features, "sign"),
+    "sign, by neurons taken for free": (SignedNodeUpdate, "forward", constant_in_odd_features, "sign"),
     "sign, by a size that has one": (layers.SignedNorm, "size", staticmethod(with_the_sign), "sign"),
     "scale, by weights as they are": (gauge_model, "fix", lambda space, tensors: (dict(tensors), []), "scale"),
 }

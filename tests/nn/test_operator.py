@@ -16,8 +16,8 @@ from metanet.nn import scratch as memory
 from metanet.nn.blocks import of_source, of_target, to_source, to_target
 from metanet.nn.connections import Coefficients, ConnectionNetwork
 from metanet.nn.features import layout_features
-from metanet.nn.nodes import NodeUpdate, Update
-from metanet.nn.rounds import Round, Visit
+from metanet.nn.nodes import NodeUpdate
+from metanet.nn.steps import Step
 
 HEADS, WIDTH = 4, 8
 
@@ -50,30 +50,12 @@ def test_messages_equal_the_sum_over_edges(traced, back):
         ends = (block.source, block.target)
         features = {place: torch.randn(3, layout.nodes[place].size, WIDTH, dtype=torch.float64) for place in ends}
         sender, receiver = ends[::-1] if back else ends
-        visit = Visit(layout, (receiver,), (number,), not back, back, HEADS)
-        found = heard(visit, Heard(), operators, features)
+        step = Step(layout, (receiver,), (number,), not back, back, HEADS)
+        with torch.no_grad():
+            (found,) = step.messages([features.get(n) for n in range(len(layout.nodes))], operators, 0.5)
         plain = operators[number].embedded() * block.shape[2] ** 0.5  # operators hold the factor of the way forth
         wanted = edge_sum(features[sender], plain, layout, block, back)
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
-
-
-class Heard(Update):
-    """Neurons become what they heard."""
-
-    def __init__(self):
-        super().__init__(1)
-
-    def forward(self, features, *messages, free=None):
-        return messages[0]
-
-
-def heard(visit, update, operators, features):
-    with torch.no_grad():
-        places = [features.get(place) for place in range(len(visit.layout.nodes))]
-        one = Round([(visit, update)], operators, False, visit.layout)
-        one.keep = False
-        one.run(visit, update, places)
-        return places[visit.places[0]]
 
 
 class PlainOperators:
@@ -108,19 +90,24 @@ def by_formulas(step, features, operators, layout, free):
             messages(features, operators, layout, [i for i in everything if layout.blocks[i].source == place], True)
             for place in range(len(features))
         ]
-        ends = zip(features, below, above, free.split([n.size for n in layout.nodes]), strict=True)
         found = []
-        for own, *both, mine in ends:
-            found.append(step.update(own, *(torch.zeros_like(own) if m is None else m for m in both), free=mine))
+        for own, *both, mine in zip(features, below, above, masks(layout, free), strict=True):
+            found.append(step.update(own, *(torch.zeros_like(own) if m is None else m for m in both), **mine))
         return found
-    features, frees = list(features), free.split([n.size for n in layout.nodes])
+    features, frees = list(features), masks(layout, free)
     for back, update in ((False, step.forth), (True, step.back)):
         keys = [(-b.link.depth, b.source) if back else (b.link.depth, b.target) for b in layout.blocks]
         for key in sorted(set(keys)):
             numbers = [i for i, k in enumerate(keys) if k == key]
             sent = messages(features, operators, layout, numbers, back)
-            features[key[1]] = update(features[key[1]], sent, free=frees[key[1]])
+            features[key[1]] = update(features[key[1]], sent, **frees[key[1]])
     return features
+
+
+def masks(layout, free):
+    return (
+        [{}] * len(layout.nodes) if free is None else [{"free": f} for f in free.split([n.size for n in layout.nodes])]
+    )
 
 
 def messages(features, operators, layout, numbers, back):
@@ -174,28 +161,6 @@ def test_messages_and_gradients_equal_the_formulas(traced, embedding_type, updat
     torch.testing.assert_close(found[1], [*found[0], found[0][0]], rtol=1e-10, atol=1e-11)
 
 
-class Recorded(NodeUpdate):
-    """An update that says only what it computes; its gradients are autograd's."""
-
-    run, gradients = Update.run, Update.gradients
-
-
-@pytest.mark.parametrize("round_type", [Sweep, Parallel])
-def test_any_update_may_leave_its_gradients_to_autograd(traced, round_type):
-    graph, found = testing.randomised_graph(traced[2], nets=2), []
-    for update in (NodeUpdate, Recorded):
-        torch.manual_seed(0)
-        step, embedding = round_type(WIDTH, HEADS, update=update).double(), BlockEmbedding(HEADS).double()
-        nodes = [torch.randn(2, n.size, WIDTH, dtype=torch.float64, requires_grad=True) for n in graph.layout.nodes]
-        features = run([step], embedding.operators(graph, 2**25), nodes, graph, True)
-        wanted = [*nodes, *step.parameters(), *embedding.parameters()]
-        alone = torch.autograd.grad(features.sin().sum(), nodes, retain_graph=True, materialize_grads=True)
-        grads = torch.autograd.grad(features.sin().sum(), wanted, allow_unused=True, materialize_grads=True)
-        torch.testing.assert_close(alone, grads[: len(nodes)], rtol=1e-12, atol=1e-12)
-        found.append([features.detach(), *grads])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-10, atol=1e-11)
-
-
 @pytest.mark.parametrize("frozen", [("out",), ("taps", "size", "modulation", "out")])
 def test_parts_of_the_embedding_may_be_frozen(traced_network, frozen):
     """And of the weights, some ask for a gradient."""
@@ -240,6 +205,7 @@ def test_a_network_without_weights_is_read(schedule):
 def run(steps, operators, nodes, graph, pieces):
     free = (torch.arange(graph.layout.size)[:, None] % 3 > 0).double()
     for step in steps:
+        free = free if any(isinstance(m, SignedNodeUpdate) for m in step.modules()) else None
         nodes = (step if pieces else functools.partial(by_formulas, step))(nodes, operators, graph.layout, free)
     return torch.cat(nodes, 1)
 
