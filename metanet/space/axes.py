@@ -60,6 +60,26 @@ def leaves(dim: Dim) -> Iterator[Dim]:
             yield from leaves(part)
 
 
+def counted(dims: Sequence[Dim]) -> dict[Dim, int]:
+    """How many factors of dims each atom is; pieces of a concatenation are alternatives."""
+    counts: dict[Dim, int] = {}
+    for dim in dims:
+        node = find(dim)
+        if node.form == "atom":
+            counts[node] = counts.get(node, 0) + 1
+        elif node.form == "product":
+            for atom, count in counted(node.parts).items():
+                counts[atom] = counts.get(atom, 0) + count
+        else:
+            most: dict[Dim, int] = {}
+            for part in node.parts:
+                for atom, count in counted((part,)).items():
+                    most[atom] = max(most.get(atom, 0), count)
+            for atom, count in most.items():
+                counts[atom] = counts.get(atom, 0) + count
+    return counts
+
+
 def freeze(dim: Dim, reason: str) -> None:
     """Forbid every permutation of a dim; the first reason is kept."""
     for atom in leaves(dim):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from metanet.space.axes import Dim, factors_of, freeze, product, unify
+from metanet.space.axes import Dim, counted, factors_of, freeze, product, unify
 from metanet.space.calls import bind, instances, is_read, map_results, module_path, operation_name, shape_of
 from metanet.space.rules.registry import lookup
 from metanet.space.weight_space import LinkKind, Opaque
@@ -54,6 +54,11 @@ class Value:
     def factors(self) -> tuple[tuple[Dim, ...], ...]:
         """The factors of every dimension, to be asked for after the walk: they are remembered."""
         return tuple(tuple(factors_of(d)) for d in self.dims)
+
+    @functools.cached_property
+    def repeated(self) -> frozenset[Dim]:
+        """Atoms that stand in two dimensions (``z_i z_j``) or twice in one, to be asked for after the walk."""
+        return frozenset(atom for atom, count in counted(self.dims).items() if count > 1)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import fx
 
-from metanet.space.axes import Dim, factors_of
+from metanet.space.axes import Dim, counted, factors_of, leaves
 from metanet.space.calls import argument, is_real, operation_name
 from metanet.space.gauge.invisible import Invisible, alike, dim_slots, paired, places_of
 from metanet.space.gauge.passing import broadcast, remaining, reordered
@@ -243,6 +243,9 @@ def _subtracted(own: Invisible, user: fx.Node, node: fx.Node, added: Added, name
         return None
     if factors_of(x.dims[channels]) != _read_factors(source, 0 if name == "addmm" else 1, argument(user, "groups", 1)):
         return None  # the labels could not be matched, so the weight does not say which entries it reads
+    moved, counts = [slot_dims(x)[s] for s in added.slots], counted(source.dims[0 if name == "addmm" else 1 :][:1])
+    if any(counts.get(atom, 0) > 1 for dim in moved for atom in leaves(dim)):
+        return None  # of pairs ``A x A`` that it reads, the shift runs over one of both
     return [GaugePart(_name(target), (read,), 0.0, shift=-added.factor, through=_name(source))]
 
 

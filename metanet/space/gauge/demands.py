@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from metanet.space.axes import Dim, find, leaves
+from metanet.space.axes import Dim, counted, find, leaves
+from metanet.space.calls import instances
 from metanet.space.gauge.forms import Form, Key, Number, System, choose, combine
 from metanet.space.walk import Value
 
@@ -79,7 +80,10 @@ class Demands:
         return result
 
     def untangle(self, items: Sequence[Moved]) -> None:
-        """Two sides of a weight that share a key are told apart by contractions only: elsewhere neither may move."""
+        """Two sides of a weight that share a key are told apart by contractions only: elsewhere neither may move.
+
+        The same holds for every key with an atom that stands in two dimensions of the weight.
+        """
         for item in items:
             if not item.sides or len(item.sides) == 1:
                 continue
@@ -87,6 +91,26 @@ class Demands:
             for key in {k for n, side in enumerate(sides) for k in side if any(k in s for s in sides[:n])}:
                 for side in sides:
                     self.system.vanish(side.get(key, {}))
+            self._fix(item, item.value.repeated)
+
+    def separate(self, value: Any, items: Sequence[Moved]) -> None:
+        """Where an atom stands in two dimensions of a result, no operand may move by it.
+
+        The entry ``(i, j)`` of ``z_i z_j``, ``z_i / z_j`` or ``z_i - z_j`` moves by the factors of ``i`` and of ``j``,
+        which one form per key cannot say: the forms of both operands would be added up as if ``i`` were ``j``, and
+        cancel where the factors do not (``g_i g_j`` is 1 for signs only if ``i = j``).
+        """
+        for result in instances(value, Value):
+            if result.repeated:
+                for item in items:
+                    self._fix(item, result.repeated)
+
+    def _fix(self, item: Moved, atoms: Set[Dim]) -> None:
+        """A value may not move by keys that have one of these atoms."""
+        for forms in (item.forms, *(item.sides or {}).values()) if atoms else ():
+            for key, form in forms.items():
+                if not atoms.isdisjoint(key):
+                    self.system.vanish(form)
 
     def unary(self, value: Any, x: Moved, degree: Number, cut: bool = False) -> Any:
         """The result of a function of one argument with ``f(c z) = c^degree f(z)``; a cut takes away pieces."""
@@ -151,26 +175,6 @@ class Demands:
         for item in items:
             self.kill(item)
         return each(value, Moved)
-
-
-def counted(dims: Sequence[Dim]) -> dict[Dim, int]:
-    """How many factors of dims each atom is; pieces of a concatenation are alternatives."""
-    counts: dict[Dim, int] = {}
-    for dim in dims:
-        node = find(dim)
-        if node.form == "atom":
-            counts[node] = counts.get(node, 0) + 1
-        elif node.form == "product":
-            for atom, count in counted(node.parts).items():
-                counts[atom] = counts.get(atom, 0) + count
-        else:
-            most: dict[Dim, int] = {}
-            for part in node.parts:
-                for atom, count in counted((part,)).items():
-                    most[atom] = max(most.get(atom, 0), count)
-            for atom, count in most.items():
-                counts[atom] = counts.get(atom, 0) + count
-    return counts
 
 
 def split_sides(weight: Moved, at: tuple[int, ...]) -> tuple[dict[Key, Form], dict[Key, Form]]:

@@ -86,8 +86,10 @@ class GaugePass(Operations):
         namespace, _, name = operation_name(node).rpartition(".")
         args, _ = bind(node, args, kwargs)
         items = flat((args, kwargs))
-        if name not in CONTRACTIONS and not (isinstance(value, Value) and value.origin):
-            self.untangle(items)
+        if not (isinstance(value, Value) and value.origin):
+            kept = _contracted_weight(name, args) if name in CONTRACTIONS else None
+            self.untangle([i for i in items if i is not kept])
+            self.separate(value, items)
         special: Callable[..., Any] | None = getattr(self, f"op_{name}", None) if namespace == "aten" else None
         if special is not None:
             return special(node, value, *args)
@@ -107,9 +109,16 @@ class GaugePass(Operations):
     def _keys(self, dim: Dim) -> Iterator[Key]:
         """The key of every piece of a dim: its neurons, and what else weights write (ordered or not)."""
         for atoms in combinations(dim):
-            key = frozenset(a for a in atoms if a.frozen is None or a in self.written)
-            if key - self.ordered.keys():
+            core = [a for a in atoms if a.frozen is None or a in self.written]
+            key = frozenset(core)
+            if key - self.ordered.keys() and len(key) == len(core):  # a pair ``A x A`` moves by no single factor
                 yield key
+
+
+def _contracted_weight(name: str, args: Sequence[Any]) -> Any:
+    """Return the operand of a contraction whose sides are told apart: the second, unless only the first is a weight."""
+    first, second = args[1:3] if name in ("addmm", "baddbmm") else args[:2]
+    return first if first.sides is not None and second.sides is None else second
 
 
 def combinations(dim: Dim) -> list[tuple[Dim, ...]]:

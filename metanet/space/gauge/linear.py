@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from metanet.space.axes import Dim, leaves
+from metanet.space.axes import Dim, counted, leaves
 from metanet.space.calls import instances, is_real, operation_name
 from metanet.space.gauge.behaviour import LINEAR
-from metanet.space.gauge.demands import Moved, counted, flat, split_sides
+from metanet.space.gauge.demands import Moved, flat, split_sides
 from metanet.space.gauge.forms import Form, Key, Number, Unknown, combine
 from metanet.space.gauge.infer import CONTRACTIONS, GaugePass, combinations
 from metanet.space.gauges import Gauge, GaugeKind, GaugePart
@@ -110,8 +110,8 @@ class LinearPass(GaugePass):
         """The key of every piece, and coarser ones that occur elsewhere: keys and values that several queries share."""
         found: dict[Key, None] = {}
         for atoms in combinations(dim):
-            core = frozenset(self._core(atoms))
-            if core in self.inner:
+            core = frozenset(listed := self._core(atoms))
+            if core in self.inner and len(core) == len(listed):
                 apart = frozenset(a for a in atoms if a in self.ordered)
                 coarser = [k for k in self.keys_of[self.inner[core]] if k < core]
                 found.update(dict.fromkeys(k | apart for k in (core, *coarser)))

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import fx
 
-from metanet.space.axes import Dim
+from metanet.space.axes import Dim, counted
 from metanet.space.gauge import passing, passing_weights  # noqa: F401  (importing them registers what passes)
 from metanet.space.gauge.absorbed import absorbed
 from metanet.space.gauge.infer import combinations
@@ -76,8 +76,9 @@ def _gauges(
     chosen = tuple(sorted((names[factors[s]], entry) for s, entry in fixed.items()))
     free = [s for s in range(len(factors)) if s not in shift.along and s not in fixed]
     own = [d for d, row in enumerate(slots_of(value)) if set(row) & set(free)]
+    counts = counted([value.dims[d] for d in own])  # dimensions and atoms must say which slots are shifted
     for pieces in itertools.product(*(combinations(factors[s]) for s in free)):
         atoms = [a for piece in pieces for a in piece]
-        if len(set(atoms)) == len(atoms) and all(a in names for a in atoms):
+        if all(a in names and counts[a] == 1 for a in atoms):
             first = GaugePart(tensor, tuple(own), 0.0, chosen, shift=1.0)
             yield Gauge("shift", tuple(names[a] for a in atoms), (first, *parts))
