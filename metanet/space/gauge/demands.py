@@ -49,9 +49,10 @@ class Demands:
         self.offsets: dict[str, float] = {}
 
     def kill(self, item: Moved | None) -> None:
-        """A value may not move."""
-        for form in item.forms.values() if item else ():
-            self.system.vanish(form)
+        """A value may not move, nor any side of a weight."""
+        for forms in (item.forms, *(item.sides or {}).values()) if item else ():
+            for form in forms.values():
+                self.system.vanish(form)
 
     def alike(self, items: Sequence[Moved]) -> dict[Key, Form]:
         """Values that are added must move alike wherever a key indexes them; elsewhere (broadcast) not at all."""
@@ -132,6 +133,7 @@ class Demands:
         atom = find(dim)
         if atom in self.ordered:
             number %= atom.size
+            self.untangle([x])
             forms = {key - {atom}: choose(form, atom, number) if atom in key else form for key, form in x.forms.items()}
             return self.keep(value, forms)
         return self.keep(value, x.forms)

@@ -86,7 +86,7 @@ class GaugePass(Operations):
         namespace, _, name = operation_name(node).rpartition(".")
         args, _ = bind(node, args, kwargs)
         items = flat((args, kwargs))
-        if not (isinstance(value, Value) and value.origin):
+        if not self._keeps_sides(name, value, items):
             kept = _contracted_weight(name, args) if name in CONTRACTIONS else None
             self.untangle([i for i in items if i is not kept])
             self.separate(value, items)
@@ -98,6 +98,11 @@ class GaugePass(Operations):
         for item in items:
             self.kill(item)
         return each(value, Moved)
+
+    def _keeps_sides(self, name: str, value: Any, items: Sequence[Moved]) -> bool:
+        """Whether a result is a view (or an elementwise function) of one weight, whose sides stay apart."""
+        view = len(items) == 1 and isinstance(value, Value) and value.origin is not None
+        return view and self.table.get(name) == 1 and name not in ("select", "unbind")
 
     def _keys_of(self, dim: Dim) -> tuple[Key, ...]:
         """The keys of a dim, found once."""

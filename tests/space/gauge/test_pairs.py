@@ -71,6 +71,11 @@ NOTHING = {
     "gram matrix of a weight": lambda m, z: (z @ (m.first.weight @ m.first.weight.T)).relu(),
     "square of a weight": lambda m, z: z + m.again(z) + z @ (m.again.weight @ m.again.weight),
     "products between heads": lambda m, z: heads(z),
+    "weight minus its transpose": lambda m, z: z + z @ (m.weight - m.weight.T),
+    "weight plus its transpose": lambda m, z: z + z @ (m.weight + m.weight.T),
+    "weight times its transpose": lambda m, z: z + z @ (m.weight * m.weight.T),
+    "clamped weight": lambda m, z: z + z @ m.weight + z @ m.weight.clamp(-1, 2),
+    "masked weight": lambda m, z: z + z @ (m.weight * torch.ones(N, N, dtype=z.dtype).tril()),
     "larger": lambda m, z: torch.maximum(rows(z), columns(z)),
 }  # fmt: skip
 
@@ -106,6 +111,7 @@ def even(gauge):
 
 TRUE = {
     "quadratic form": (lambda m, z: (z @ m.weight * z).sum(-1, keepdim=True), {"scale", "sign"}),
+    "elementwise functions of a weight": (lambda m, z: z + z @ m.weight + z @ m.weight.tanh(), {"sign"}),
     "squared norm": (lambda m, z: z.square().sum(-1, keepdim=True), {"sign", "orthogonal"}),
     "the same neuron twice": (lambda m, z: z.tanh() * z.tanh(), {"sign"}),
     "sine squared": (lambda m, z: (s := z.sin()) * s, {"sign", "phase"}),
