@@ -24,7 +24,21 @@ FLOATS = {
     15: torch.complex128,
     16: torch.bfloat16,
 }
-FIELDS = {1: "float_data", 10: "int32_data", 11: "double_data", 14: "float_data", 15: "double_data", 16: "int32_data"}
+INTEGERS = {2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool}
+TYPES = FLOATS | INTEGERS
+"""Torch's types by the numbers of ONNX. Torch computes too little with unsigned numbers of 16 to 64 bits."""
+
+FIELDS: dict[int, tuple[str, Any]] = {
+    1: ("float_data", np.float32),
+    7: ("int64_data", np.int64),
+    11: ("double_data", np.float64),
+}
+FIELDS |= {14: ("float_data", np.float32), 15: ("double_data", np.float64)}
+FIELDS |= {2: ("int32_data", np.uint8), 3: ("int32_data", np.int8), 5: ("int32_data", np.int16)}
+FIELDS |= {6: ("int32_data", np.int32), 9: ("int32_data", np.bool_)}
+FIELDS |= {10: ("int32_data", np.uint16), 16: ("int32_data", np.uint16)}
+"""Where a TensorProto without raw bytes keeps its entries: half types bit by bit, complex numbers as pairs."""
+
 NARROW = set(range(17, 40))
 """TensorProto's float8, float4, int4 and newer types, which hold codes of quantised weights."""
 
@@ -48,6 +62,20 @@ def read(path: Path) -> Contents:
     Raises:
         CheckpointError: The file is damaged or quantised, or external data is missing.
     """
+    model = parse(path)
+    tensors: dict[str, Tensor] = {}
+    for function in model.functions:
+        add(tensors, constants(function.node, function.name), path)
+    add(tensors, weights(model.graph, ""), path)
+    return tensors, describe(model)
+
+
+def parse(path: Path) -> Any:
+    """Parse the ModelProto of a file.
+
+    Raises:
+        CheckpointError: The bytes are no protobuf, or hold no graph.
+    """
     onnx = require("onnx", "onnx")
     try:
         model = onnx.load_model_from_string(path.read_bytes())
@@ -55,11 +83,7 @@ def read(path: Path) -> Contents:
         raise CheckpointError(f"the protobuf is truncated or damaged (got {error}). Download it again.") from None
     if not model.HasField("graph"):
         raise CheckpointError("it has no graph: the file is truncated or no ONNX model. Download it again.")
-    tensors: dict[str, Tensor] = {}
-    for function in model.functions:
-        add(tensors, constants(function.node, function.name), path)
-    add(tensors, weights(model.graph, ""), path)
-    return tensors, describe(model)
+    return model
 
 
 def describe(model: Any) -> dict[str, str]:
@@ -91,12 +115,12 @@ def constants(nodes: Iterable[Any], where: str) -> Iterator[tuple[str, str, Any]
     for index, node in enumerate(nodes):
         if QUANTISED.fullmatch(node.op_type):
             raise CheckpointError(
-                f"node '{node.name or node.output[0]}' is {node.op_type}: the model is quantised. "
+                f"node '{node.name or index}' is {node.op_type}: the model is quantised. "
                 "Only float weights are accepted: load the float model that it was made from."
             )
         inner = f"{where}{'.' if where else ''}{node.name or f'{node.op_type}_{index}'}"
         for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
+            if node.op_type == "Constant" and attribute.name == "value" and len(node.output) == 1:
                 yield node.output[0], where, attribute.t
             for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 yield from weights(graph, f"{inner}.{attribute.name}")
@@ -122,27 +146,32 @@ def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], model
 
 
 def decode(name: str, proto: Any, model: Path) -> Tensor:
-    """Copy one TensorProto of the file ``model`` into a tensor.
+    """Copy one TensorProto of the file ``model`` into a tensor; its type is one of ``TYPES``.
 
     Raises:
         CheckpointError: It has fewer or more values than its shape promises.
     """
-    dtype, shape = FLOATS[proto.data_type], tuple(proto.dims)
+    dtype, shape = TYPES[proto.data_type], tuple(proto.dims)
+    if min(shape, default=0) < 0:
+        raise CheckpointError(f"'{name}' has the shape {list(shape)}: it is damaged. Export it again.")
     promised = math.prod(shape) * dtype.itemsize
     damaged = f"'{name}' {list(shape)} is truncated or damaged (got {{:,}} bytes, {promised:,} promised)."
-    field = list(getattr(proto, FIELDS[proto.data_type]))
+    kept, parts = FIELDS[proto.data_type]
+    field = getattr(proto, kept)
     if proto.data_location == 1:
         file, start, length = external_place(name, proto, model)
         if length != promised:  # before so many bytes are read
             raise CheckpointError(damaged.format(length))
         data = read_at(file, start, length)
-    elif field:  # half types lie bit by bit in integers, complex numbers as pairs
-        parts = {1: np.float32, 11: np.float64, 14: np.float32, 15: np.float64}.get(proto.data_type, np.uint16)
-        data = np.asarray(field).astype(parts).tobytes()
+    elif len(field):
+        entries = np.fromiter(field, np.int64 if kept == "int32_data" else parts, len(field))  # no list of objects
+        data = entries.astype(parts).tobytes()
     else:
         data = proto.raw_data
-    if min(shape, default=0) < 0 or len(data) != promised:
+    if len(data) != promised:
         raise CheckpointError(damaged.format(len(data)))
+    if dtype is torch.bool:  # bytes other than 0 and 1 are no booleans
+        data = bytes(map(bool, data))
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)
 
 
@@ -156,6 +185,8 @@ def external_place(name: str, proto: Any, model: Path) -> tuple[Path, int, int]:
     """
     entries = {entry.key: entry.value for entry in proto.external_data}
     place = entries.get("location", "")
+    if "\0" in place:
+        raise CheckpointError(f"'{name}' lies in a file whose name is damaged (got {place!r}).")
     file = (model.parent / place).resolve()
     inside = file.is_relative_to(model.parent.resolve()) or file.parent == model.resolve().parent
     if not place or ".." in Path(place).parts or Path(place).is_absolute() or not inside:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from metanet.checkpoint.onnx import FLOATS, NARROW, QUANTISED, decode
+from metanet.checkpoint.onnx import NARROW, QUANTISED, TYPES, decode, parse
 from metanet.checkpoint.registry import require
 from metanet.errors import CheckpointError
 from metanet.space.onnx.registry import Refused
 
-SEQUENCES = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence", "String", "Tfidf", "Regex")
+SEQUENCES = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence", "String", "TfIdf", "Regex")
+GROWTH = 2**25  # bytes that functions may take beyond four times the file when they are written out
+DEPENDENT = ("NonMaxSuppression", "Unique")
+"""Operators whose results have sizes that depend on values."""
 
 
 @dataclass(frozen=True)
@@ -35,29 +37,27 @@ class OnnxFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        onnx = require("onnx", "onnx")
         self.path = Path(path)
         try:
-            self.model = onnx.load_model_from_string(self.path.read_bytes())
-        except Exception as error:  # protobuf's DecodeError is not a public name
-            raise CheckpointError(f"Cannot read {path} as onnx: it is damaged (got {error})") from None
+            self.model = parse(self.path)
+        except CheckpointError as error:
+            raise CheckpointError(f"Cannot read {path} as onnx: {error}") from None
         if self.model.functions:
-            self.model = require("onnx.inliner", "onnx").inline_local_functions(self.model)
+            self.model = inlined(self.model, self.path)
         self.opset = max((o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+        self.size = self.path.stat().st_size
 
     def tensor(self, proto: Any) -> Tensor:
         """The tensor that a TensorProto holds.
 
         Raises:
-            CheckpointError: It is damaged, quantised, or holds text.
+            CheckpointError: It is damaged, or holds text, quantised numbers or a type without arithmetic in torch.
         """
-        if proto.data_type in NARROW or proto.data_type == 8:
-            kind = "text" if proto.data_type == 8 else "a quantised type"
-            raise CheckpointError(f"{self.path}: '{proto.name}' holds {kind}; numbers are accepted")
-        if proto.data_type in FLOATS:
-            return decode(proto.name, proto, self.path)
-        array = require("onnx", "onnx").numpy_helper.to_array(proto, str(self.path.parent))
-        return torch.from_numpy(array.astype("int64") if array.dtype.kind == "u" else array.copy())
+        if proto.data_type not in TYPES:
+            raise CheckpointError(
+                f"'{proto.name}' holds {type_name(proto.data_type)}; numbers that torch has are accepted"
+            )
+        return decode(proto.name, proto, self.path)
 
     def body(self, node: Any, inputs: Sequence[Tensor | None]) -> Body:
         """The nodes that ONNX's standard gives as the meaning of an operator.
@@ -66,6 +66,8 @@ class OnnxFile:
             Refused: It gives none.
         """
         onnx = require("onnx", "onnx")
+        if node.op_type in DEPENDENT:
+            raise Refused("the sizes of its results depend on the values that the network is given")
         if QUANTISED.fullmatch(node.op_type):
             raise Refused("it computes with quantised numbers")
         if node.op_type.startswith(SEQUENCES):
@@ -75,22 +77,53 @@ class OnnxFile:
             schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
         except onnx.defs.SchemaError:
             raise unknown from None
+        text = None
         if schema.has_function:
             text = schema.function_body
-            graph = onnx.helper.make_graph(list(text.node), node.op_type, [], _outputs(text.output))
-            _fill(graph, node, schema)
-            return Body(list(text.input), graph)
-        if schema.has_context_dependent_function:
+        elif schema.has_context_dependent_function:
             types = [_type(t).SerializeToString() if t is not None else b"" for t in inputs]
             try:
-                made = schema.get_context_dependent_function(node.SerializeToString(), types)
+                text = onnx.FunctionProto.FromString(
+                    schema.get_context_dependent_function(node.SerializeToString(), types)
+                )
             except Exception:  # pybind's own types
                 raise unknown from None
-            text = onnx.FunctionProto.FromString(made)
-            graph = onnx.helper.make_graph(list(text.node), node.op_type, [], _outputs(text.output))
-            _fill(graph, node, schema)
-            return Body(list(text.input), graph)
-        raise unknown
+        if text is None:
+            raise unknown
+        graph = onnx.helper.make_graph(list(text.node), node.op_type, [], _outputs(text.output))
+        _fill(graph, {a.name: a for a in node.attribute}, schema)
+        return Body(list(text.input), graph)
+
+
+def inlined(model: Any, path: Path) -> Any:
+    """A model with its own functions written out where they are called.
+
+    Raises:
+        CheckpointError: A function calls itself, so that this would never end, or functions that call each other many
+            times would grow beyond measure.
+    """
+    own = {(f.domain, f.name): f for f in model.functions}
+    called = {name: [(n.domain, n.op_type) for n in _all_nodes(f.node)] for name, f in own.items()}
+    sizes: dict[Any, int] = {}  # in bytes, when written out
+    while len(sizes) < len(own):
+        ready = [name for name in own if name not in sizes and all(c in sizes or c not in own for c in called[name])]
+        if not ready:
+            recursive = min(name for name in own if name not in sizes)[1]
+            raise CheckpointError(f"{path}: the function '{recursive}' calls itself: the file is damaged")
+        sizes |= {name: own[name].ByteSize() + sum(sizes.get(c, 0) for c in called[name]) for name in ready}
+    size = sum(sizes.get((n.domain, n.op_type), 0) for n in _all_nodes(model.graph.node))
+    if size > GROWTH + 4 * model.ByteSize():
+        raise CheckpointError(f"{path}: its functions, written out where they are called, take {size:,} bytes")
+    return require("onnx.inliner", "onnx").inline_local_functions(model)
+
+
+def _all_nodes(nodes: Iterable[Any]) -> Iterator[Any]:
+    """Nodes, and those of their subgraphs."""
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _all_nodes(graph.node)
 
 
 def attributes_of(node: Any, file: OnnxFile) -> dict[str, Any]:
@@ -98,6 +131,8 @@ def attributes_of(node: Any, file: OnnxFile) -> dict[str, Any]:
     onnx = require("onnx", "onnx")
     found: dict[str, Any] = {}
     for attribute in node.attribute:
+        if attribute.ref_attr_name:
+            raise Refused(f"its attribute '{attribute.name}' is that of a function, and the node is in none")
         value = onnx.helper.get_attribute_value(attribute)
         if attribute.type == 4:
             value = file.tensor(value)
@@ -125,15 +160,22 @@ def _outputs(names: Sequence[str]) -> list[Any]:
     return [onnx.ValueInfoProto(name=name) for name in names]
 
 
+def type_name(number: int) -> str:
+    """What a type of ONNX is called in a message."""
+    onnx = require("onnx", "onnx")
+    names = {value: name for name, value in onnx.TensorProto.DataType.items()}
+    kind = "text" if number == 8 else "a quantised type" if number in NARROW else "a type without arithmetic in torch"
+    return f"{kind} ({names.get(number, number)})"
+
+
 def _type(tensor: Tensor) -> Any:
     onnx = require("onnx", "onnx")
-    kinds = {v: k for k, v in FLOATS.items()} | {torch.int64: 7, torch.int32: 6, torch.bool: 9, torch.uint8: 2}
+    kinds = {dtype: number for number, dtype in TYPES.items()}
     return onnx.helper.make_tensor_type_proto(kinds[tensor.dtype], list(tensor.shape))
 
 
-def _fill(graph: Any, node: Any, schema: Any) -> None:
-    """Put the node's attributes, or their defaults, where the body refers to them."""
-    own = {a.name: a for a in node.attribute}
+def _fill(graph: Any, own: Mapping[str, Any], schema: Any) -> None:
+    """Put a node's attributes, or their defaults, where the body refers to them, in subgraphs too."""
     for inner in graph.node:
         kept = []
         for attribute in inner.attribute:
@@ -145,6 +187,8 @@ def _fill(graph: Any, node: Any, schema: Any) -> None:
                 attribute = type(attribute)()
                 attribute.CopyFrom(value)
                 attribute.name = name
+            for below in (attribute.g, *attribute.graphs):
+                _fill(below, own, schema)
             kept.append(attribute)
         del inner.attribute[:]
         inner.attribute.extend(kept)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metanet.errors import MetanetError, SpaceError
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -26,21 +28,45 @@ class Node(nn.Module):
         first: Number of its first result.
         width: How many results it has.
         several: Whether it gives a tuple.
+        label: Name and operator of the node in the file, for messages.
     """
 
     def __init__(
         self, function: Callable[..., Any], arguments: Sequence[Any], settings: Mapping[str, Any], first: int,
-        width: int, several: bool,
+        width: int, several: bool, label: str = "",
     ) -> None:  # fmt: skip
         super().__init__()
+        self.label = label
         self.function, self.arguments, self.settings = function, tuple(arguments), dict(settings)
         self.first, self.width, self.several = first, width, several
 
     def forward(self, *tensors: Tensor) -> Any:
-        """Compute, given the tensors that the references stand for, in order."""
+        """Compute, given the tensors that the references stand for, in order.
+
+        Raises:
+            SpaceError: The operation fails on these values; the message names node and operator.
+        """
         supply = iter(tensors)
         filled = [next(supply) if isinstance(a, Ref) else a for a in self.arguments]
-        return self.function(*filled, **self.settings)
+        try:
+            return self.function(*filled, **self.settings)
+        except MetanetError:
+            raise
+        except Exception as error:  # torch raises many unrelated types
+            shapes = [list(t.shape) for t in tensors]
+            raise SpaceError(
+                f"node {self.label} of the ONNX file fails on inputs of the shapes {shapes}: {first_line(error)}"
+            ) from error
+
+    @property
+    def read(self) -> set[int]:
+        """Numbers of the values that it reads."""
+        return {a.source for a in self.arguments if isinstance(a, Ref) and isinstance(a.source, int)}
+
+    @property
+    def made(self) -> range:
+        """Numbers of its results."""
+        return range(self.first, self.first + self.width)
 
 
 class OnnxModule(nn.Module):
@@ -54,7 +80,14 @@ class OnnxModule(nn.Module):
         nodes: Names and operations, in order; results are numbered after the inputs.
         outputs: The values to return: references, or constants.
         weights: Weights by name.
+
+    Attributes:
+        label: The file that it was built from, for messages.
+        run_bytes: About the most memory that one run on the example inputs takes in double precision.
     """
+
+    label = "an ONNX file"
+    run_bytes = 0
 
     def __init__(
         self, inputs: Sequence[str], nodes: Sequence[tuple[str, Node]], outputs: Sequence[Any],
@@ -67,16 +100,24 @@ class OnnxModule(nn.Module):
         self.order: list[str] = []
         self.places |= {name: _place(self, name, tensor) for name, tensor in weights.items()}
         self.order += [_add(self.nodes, name, node) for name, node in nodes]
+        returned = {o.source for o in self.outputs if isinstance(o, Ref)}
+        last = {number: at for at, (_, node) in enumerate(nodes) for number in (*node.made, *node.read)}
+        self.spent: list[list[int]] = [[] for _ in nodes]
+        for number, at in last.items():
+            if number not in returned:
+                self.spent[at].append(number)
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the graph; one output alone is returned as a tensor, several as a tuple."""
         values: dict[int | str, Any] = dict(enumerate(inputs))
-        for name in self.order:
+        for name, spent in zip(self.order, self.spent, strict=True):
             node: Any = self.nodes._modules[name]
             tensors = [self._fetch(a, values) for a in node.arguments if isinstance(a, Ref)]
             result = node(*tensors)
             for number, tensor in enumerate(result if node.several else (result,)):
                 values[node.first + number] = tensor
+            for number in spent:  # so that memory is that of what is still needed
+                del values[number]
         results = tuple(self._fetch(o, values) if isinstance(o, Ref) else o for o in self.outputs)
         return results[0] if len(results) == 1 else results
 
@@ -88,6 +129,11 @@ class OnnxModule(nn.Module):
         for part in path:
             module = module._modules[part]
         return module._parameters[last]
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _place(root: nn.Module, name: str, tensor: Tensor) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ ones the node's attributes (under ONNX's names), and annotations say in which fo
 ``Tensor`` is computed while the network runs. ``Ints``, ``Floats`` and ``Number`` are plain Python, known when the
 network is built; ``Indices`` are :class:`Fixed` if they are known then, and a tensor otherwise. ``Operand`` is a
 tensor, or a number if the file holds a single one. ``Weight`` is a tensor that stays a parameter even if it has a
-single entry. An input that older versions of ONNX give as an attribute is found there.
+single entry; ``Unused`` is left out. An input that older versions of ONNX give as an attribute is found there.
 Keyword-only ``opset`` (version of the operators) and ``outputs`` (how many the node names) are filled in.
 """
 
@@ -39,12 +39,37 @@ class Fixed:
 
 Indices: TypeAlias = Tensor | Fixed
 
-Form = Literal["Tensor", "Operand", "Weight", "Indices", "Ints", "Floats", "Number"]
+Unused: TypeAlias = None
+
+Form = Literal["Tensor", "Operand", "Weight", "Indices", "Ints", "Floats", "Number", "Unused"]
 PLAIN = ("Ints", "Floats", "Number")
 
 
 class Refused(Exception):
     """Why a node cannot be built; whoever knows the node says where."""
+
+
+def axis_of(axis: int, rank: int) -> int:
+    """The number of a dimension, counted from the end if negative.
+
+    Raises:
+        Refused: There is no such dimension.
+    """
+    if not -rank <= axis < rank:
+        raise Refused(f"its axis {axis} is none of the {rank} dimensions of its input")
+    return axis % rank
+
+
+def axes_of(axes: Ints, rank: int) -> list[int]:
+    """The numbers of several dimensions.
+
+    Raises:
+        Refused: One does not exist, or is named twice.
+    """
+    found = [axis_of(axis, rank) for axis in axes]
+    if len(set(found)) != len(found):
+        raise Refused(f"its axes {list(axes)} name a dimension twice")
+    return found
 
 
 @dataclass(frozen=True)

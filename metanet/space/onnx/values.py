@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from metanet.space.onnx.module import Ref
@@ -51,7 +52,9 @@ def bind(operator: Operator, inputs: Sequence[Given], attributes: dict[str, Any]
     bound: list[Any] = []
     for position, value in enumerate(inputs):
         wanted = operator.form(position)
-        if value is None and wanted.name in attributes:
+        if wanted.form == "Unused":
+            bound.append(None)
+        elif value is None and wanted.name in attributes:
             bound.append(attributes[wanted.name])
         elif value is None:
             bound.append(None)
@@ -72,8 +75,15 @@ def bind(operator: Operator, inputs: Sequence[Given], attributes: dict[str, Any]
     return bound
 
 
+ROWS = 2**16
+"""Entries of shapes, axes and other lists."""
+
+NUMBERS = 2**20
+"""Entries of indices that become plain numbers; more remain a tensor."""
+
+
 def _fixed(value: Value) -> bool:
-    return value.known and not value.example.is_floating_point()
+    return value.known and not value.example.is_floating_point() and value.example.numel() <= NUMBERS
 
 
 def _numbers(tensor: Tensor) -> list[int]:
@@ -83,6 +93,8 @@ def _numbers(tensor: Tensor) -> list[int]:
 def _plain(value: Value, form: str, name: str) -> Any:
     if not value.known:
         raise Refused(f"its input '{name}' depends on the values that the network is given")
+    if value.example.numel() > ROWS:
+        raise Refused(f"its input '{name}' has {value.example.numel():,} entries; at most {ROWS:,} are accepted")
     numbers = value.example.reshape(-1).tolist()
     if form != "Number":
         return [int(i) for i in numbers] if form == "Ints" else [float(f) for f in numbers]
@@ -93,15 +105,25 @@ def _plain(value: Value, form: str, name: str) -> Any:
 
 def numbers_for_operands(operator: Operator, bound: list[Any]) -> list[Any]:
     """Constants with one entry as numbers, where the operator takes numbers and broadcasting stays as it is."""
-    rank = max((v.example.ndim for v in bound if isinstance(v, Value) and v.ref is not None), default=0)
+    tensors = [v for v in bound if isinstance(v, Value) and not _single(v)]
+    rank = max((v.example.ndim for v in tensors if v.ref is not None), default=0)
     found = []
     for position, value in enumerate(bound):
-        single = isinstance(value, Value) and value.ref is None and value.example.numel() == 1
-        if single and operator.form(position).form == "Operand" and value.example.ndim <= rank:
+        operand = operator.form(position).form == "Operand" and isinstance(value, Value) and _single(value)
+        if operand and value.example.ndim <= rank and any(_keeps_type(v.example, value.example) for v in tensors):
             found.append(value.example.item())
         else:
             found.append(value)
     return found
+
+
+def _single(value: Value) -> bool:
+    return value.ref is None and value.example.numel() == 1
+
+
+def _keeps_type(tensor: Tensor, number: Tensor) -> bool:
+    """Whether the result of both is of the tensor's type, as a plain number has none."""
+    return tensor.dtype == number.dtype or (tensor.is_floating_point() and number.dtype != torch.bool)
 
 
 def examples(bound: Sequence[Any], meta: bool) -> list[Any]:

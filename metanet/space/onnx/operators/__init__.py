@@ -9,7 +9,19 @@ from metanet.space.onnx.operators import (
     recurrent,
     reduction,
     resize,
+    signal,
     views,
 )
 
-__all__ = ["constants", "elementwise", "linear", "norms", "pooling", "recurrent", "reduction", "resize", "views"]
+__all__ = [
+    "constants",
+    "elementwise",
+    "linear",
+    "norms",
+    "pooling",
+    "recurrent",
+    "reduction",
+    "resize",
+    "signal",
+    "views",
+]

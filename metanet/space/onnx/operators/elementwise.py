@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metanet.space.onnx.registry import Number, Operand, Refused, Weight, operator
+from metanet.checkpoint.onnx import TYPES
+from metanet.space.onnx.registry import Number, Operand, Refused, Unused, Weight, operator
 
 UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "Abs": torch.abs, "Asinh": torch.asinh, "Atan": torch.atan, "Ceil": torch.ceil, "Cos": torch.cos,
@@ -35,20 +36,50 @@ for _name, _function in {**UNARY, **PARTIAL}.items():
     _register(_name, _function, _name in PARTIAL)
 
 
-@operator("Identity", "Dropout", "Cast", "CastLike")
-def identity(x: Tensor, *rest: Tensor, to: int | None = None, ratio: float = 0.5, saturate: int = 1) -> Tensor:
-    """The input; casts among floating-point types change its precision alone."""
-    dtype = rest[0].dtype if to is None and rest and rest[0].ndim else DTYPES.get(to or 0, x.dtype)
-    if to is not None and to not in DTYPES:
-        raise Refused(f"its type {to} is a quantised one, or text")
-    return x.to(dtype)
-
-
-DTYPES = {
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
-    10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
-}  # fmt: skip
+DTYPES = {number: dtype for number, dtype in TYPES.items() if not dtype.is_complex}
 """Torch's types by the numbers of ONNX."""
+
+
+@operator("Identity")
+def identity(x: Tensor) -> Tensor:
+    """The input."""
+    return x
+
+
+@operator("Cast")
+def cast(x: Tensor, *, to: int, saturate: int = 1, round_mode: str = "up") -> Tensor:
+    """Another type; casts among floating-point types change the precision alone."""
+    return x.to(_dtype(to))
+
+
+@operator("CastLike")
+def cast_like(x: Tensor, like: Tensor, *, saturate: int = 1, round_mode: str = "up") -> Tensor:
+    """The type of another tensor."""
+    return x.to(like.dtype)
+
+
+@operator("BitCast")
+def bit_cast(x: Tensor, *, to: int) -> Tensor:
+    """The same bits read as another type of the same width."""
+    if _dtype(to).itemsize != x.element_size() or torch.bool in (x.dtype, _dtype(to)):
+        raise Refused(f"it reads {x.dtype} as {_dtype(to)}; types of the same width are accepted")
+    return x.view(_dtype(to))
+
+
+def _dtype(number: int) -> torch.dtype:
+    if number not in DTYPES:
+        raise Refused(f"its type {number} is none that torch computes with: quantised, text, complex or unsigned")
+    return DTYPES[number]
+
+
+@operator("Dropout")
+def dropout(
+    x: Tensor, ratio: Unused = None, training_mode: Number | None = None, *, opset: int = 13, outputs: int = 1
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The input, and a mask that keeps all of it."""
+    if training_mode:
+        raise Refused("it drops values at random: it is in training mode")
+    return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool if opset >= 10 else x.dtype))
 
 
 @operator("Add")
@@ -79,10 +110,9 @@ def div(x: Operand, y: Operand) -> Operand:
 
 
 @operator("Pow")
-def power(x: Operand, y: Operand) -> Tensor:
+def power(x: Tensor, y: Operand) -> Tensor:
     """``x ** y``, in the type of x."""
-    result: Tensor = x**y
-    return result.to(x.dtype) if isinstance(x, Tensor) else result
+    return (x**y).to(x.dtype)
 
 
 @operator("Mod")
@@ -116,6 +146,14 @@ for _name, _comparison in COMPARISONS.items():
     _compare(_name, _comparison)
 for _name, _combination in LOGICAL.items():
     _combine(_name, _combination)
+
+
+@operator("BitShift")
+def bit_shift(x: Tensor, y: Tensor, *, direction: str) -> Tensor:
+    """Bits moved to the left or to the right."""
+    if direction not in ("LEFT", "RIGHT"):
+        raise Refused(f"its direction is '{direction}'; LEFT and RIGHT are accepted")
+    return (torch.bitwise_left_shift if direction == "LEFT" else torch.bitwise_right_shift)(x, y)
 
 
 @operator("Where")
@@ -191,9 +229,10 @@ def celu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 
 @operator("Selu")
-def selu(x: Tensor, *, alpha: float = 1.6732632423543772, gamma: float = 1.0507009873554805) -> Tensor:
-    """SELU."""
-    return gamma * F.elu(x, alpha)
+def selu(x: Tensor, *, alpha: float | None = None, gamma: float | None = None, opset: int = 6) -> Tensor:
+    """SELU; the operator's first version had defaults of four digits."""
+    usual = (1.6732632423543772, 1.0507009873554805) if opset >= 6 else (1.6732, 1.0507)
+    return (usual[1] if gamma is None else gamma) * F.elu(x, usual[0] if alpha is None else alpha)
 
 
 @operator("Gelu")
@@ -223,7 +262,7 @@ def swish(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 @operator("HardSigmoid")
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
     """``clamp(alpha * x + beta, 0, 1)``."""
-    sixth = math.isclose(alpha, 1 / 6, rel_tol=1e-4) and beta == 0.5
+    sixth = math.isclose(alpha, 1 / 6, rel_tol=1e-6) and beta == 0.5
     return F.hardsigmoid(x) if sixth else torch.clamp(alpha * x + beta, 0, 1)
 
 

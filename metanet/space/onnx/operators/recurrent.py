@@ -19,6 +19,7 @@ ORDER = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 """PyTorch's gates (i f g o; r z n) by their places in ONNX's order (i o f c; z r h)."""
 
 DEFAULT = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"], "RNN": ["tanh"]}
+LONGEST = 2**17
 STEPS = 512  # a layer that has to be unrolled may have this many
 
 
@@ -44,6 +45,12 @@ def unpack(kind: str, inputs: Sequence[Tensor | None]) -> Iterator[tuple[int, st
     if peepholes is not None and (peepholes.is_meta or peepholes.any()):
         raise Refused("it has peephole connections")
     order = ORDER[kind]
+    count, hidden = w.shape[0], r.shape[-1]
+    rows = len(order) * hidden
+    fits = w.shape[:2] == (count, rows) and r.shape == (count, rows, hidden) and w.ndim == 3
+    if not fits or (b is not None and b.shape != (count, 2 * rows)):
+        shapes = [list(t.shape) for t in (w, r, b) if t is not None]
+        raise Refused(f"its weights have the shapes {shapes}, which do not fit each other")
     for d in range(w.shape[0]):
         yield 1, f"{d}.input", _gates(w[d], order)
         yield 2, f"{d}.state", _gates(r[d], order)
@@ -66,15 +73,25 @@ def _check(
         raise Refused(f"its activations are {named}; {DEFAULT[kind]} are accepted")
     if clip is not None:
         raise Refused("it clips its gates")
+    if steps > LONGEST:
+        raise Refused(f"it runs {steps:,} steps; at most {LONGEST:,} are accepted")
     if lengths is not None and not (lengths.numbers == [steps] * len(lengths.numbers) if lengths else False):
         raise Refused("its sequences have lengths of their own")
+
+
+def _directions(direction: str) -> int:
+    if direction not in ("forward", "reverse", "bidirectional"):
+        raise Refused(f"its direction is '{direction}'; forward, reverse and bidirectional are accepted")
+    return 2 if direction == "bidirectional" else 1
 
 
 def _run(
     function: Any, x: Tensor, states: Sequence[Tensor | None], weights: Sequence[Tensor], direction: str, layout: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """All states and the last ones in ONNX's layout, then all states as PyTorch has them, ``[T, B, directions H]``."""
-    directions = 2 if direction == "bidirectional" else 1
+    directions = _directions(direction)
+    if len(weights) not in (2 * directions, 4 * directions):
+        raise Refused(f"its direction is '{direction}', and it has weights for {len(weights) // 2} matrices")
     hidden = weights[1].shape[1]
     x = x.transpose(0, 1) if layout else x
     x = x.flip(0) if direction == "reverse" else x
@@ -97,7 +114,7 @@ def lstm(
     layout: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """LSTM."""
-    directions = 2 if direction == "bidirectional" else 1
+    directions = _directions(direction)
     _check("LSTM", activations, clip, lengths, x.shape[layout], directions)
     if input_forget:
         raise Refused("its input and forget gates are coupled")
@@ -110,7 +127,7 @@ def rnn(
     direction: str = "forward", activations: list[str] | None = None, clip: float | None = None, layout: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Elman network."""
-    directions = 2 if direction == "bidirectional" else 1
+    directions = _directions(direction)
     relu = [a.lower() for a in activations or ()] == ["relu"] * directions
     _check("RNN", None if relu else activations, clip, lengths, x.shape[layout], directions)
     return _run(torch.rnn_relu if relu else torch.rnn_tanh, x, (h,), weights, direction, layout)
@@ -123,7 +140,7 @@ def gru(
     linear_before_reset: int = 0,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """GRU; unrolled if the reset gate acts on the state rather than on what is computed from it."""
-    directions = 2 if direction == "bidirectional" else 1
+    directions = _directions(direction)
     _check("GRU", activations, clip, lengths, x.shape[layout], directions)
     return _run(torch.gru if linear_before_reset else _reset_first, x, (h,), weights, direction, layout)
 

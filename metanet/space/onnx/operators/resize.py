@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metanet.space.onnx.registry import Floats, Ints, Refused, operator
+from metanet.space.onnx.registry import Floats, Ints, Refused, Unused, axes_of, operator
 
+ROUNDING = ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+SIZE = 2**14  # of a resampled dimension
 MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -21,7 +23,7 @@ def upsample(x: Tensor, scales: Floats, *, mode: str = "nearest") -> Tensor:
 
 @operator("Resize")
 def resize(
-    x: Tensor, roi: Floats | None = None, scales: Floats | None = None, sizes: Ints | None = None, *,
+    x: Tensor, roi: Unused = None, scales: Floats | None = None, sizes: Ints | None = None, *,
     antialias: int = 0, axes: Ints | None = None, coordinate_transformation_mode: str = "half_pixel",
     cubic_coeff_a: float = -0.75, exclude_outside: int = 0, extrapolation_value: float = 0.0,
     keep_aspect_ratio_policy: str = "stretch", mode: str = "nearest", nearest_mode: str = "round_prefer_floor",
@@ -33,20 +35,34 @@ def resize(
     its interpolation weights, which is exact too.
     """
     if opset < 11:  # the first Resize had no choice of coordinates
-        scales, sizes = roi if scales is None else scales, None
         coordinate_transformation_mode, nearest_mode = "asymmetric", "floor"
     if antialias or exclude_outside or keep_aspect_ratio_policy != "stretch":
         raise Refused("antialias, exclude_outside and kept aspect ratios are not supported")
     if coordinate_transformation_mode == "tf_crop_and_resize":
         raise Refused("it crops to a region")
-    where = list(axes) if axes is not None else list(range(x.ndim))
+    if mode not in ("nearest", "linear", "cubic") or nearest_mode not in ROUNDING or min(x.shape) < 1:
+        raise Refused(f"its mode is '{mode}' with '{nearest_mode}', on an input of the shape {list(x.shape)}")
+    where = axes_of(axes, x.ndim) if axes is not None else list(range(x.ndim))
     before = [x.shape[a] for a in where]
+    if bool(sizes) == bool(scales) or len(sizes or scales or ()) != len(where):
+        raise Refused(
+            f"its scales {list(scales or ())} and sizes {list(sizes or ())} are not one of them for each dimension"
+        )
+    if not all(math.isfinite(s) and s > 0 for s in (sizes or scales or ())):
+        raise Refused(f"its scales or sizes are {list(sizes or scales or ())}")
     if sizes:
         after = [int(s) for s in sizes]
         factors = [a / b for a, b in zip(after, before, strict=True)]
     else:
         factors = [float(s) for s in scales or ()]
         after = [math.floor(b * s) for b, s in zip(before, factors, strict=True)]
+    if not 1 <= min(after) <= max(after) <= SIZE:
+        raise Refused(f"its result has the sizes {after}; 1 to {SIZE:,} are accepted")
+    inexact = [f for b, n, f in zip(before, after, factors, strict=True) if abs(b * f - n) > 1e-4]
+    if inexact and coordinate_transformation_mode == "align_corners":
+        raise Refused(f"its scale {inexact[0]:g} gives no whole size: runtimes disagree where corners lie then")
+    if opset < 11 and mode == "nearest" and any(f < 1 and abs(1 / f - round(1 / f)) > 1e-6 for f in factors):
+        raise Refused("it takes every other entry in uneven steps, for which version 10 does not say how it rounds")
     changed = {a: (n, f) for a, n, f in zip(where, after, factors, strict=True) if n != x.shape[a] or f != 1}
     kind = (mode, coordinate_transformation_mode, nearest_mode if mode == "nearest" else "")
     own = _torch(x, changed, kind, cubic_coeff_a)
@@ -68,7 +84,8 @@ def _torch(x: Tensor, changed: dict[int, tuple[int, float]], kind: tuple[str, st
     for axis, (new, _) in changed.items():
         size[axis - 2] = new
     if mode == "nearest":
-        same = coordinates == "asymmetric" and rounding == "floor"
+        whole = all(float(factor).is_integer() for _, factor in changed.values())  # torch divides in single precision
+        same = coordinates == "asymmetric" and rounding == "floor" and whole
         return F.interpolate(x, size, mode="nearest") if same else None
     aligned = coordinates == "align_corners"
     half = coordinates == "half_pixel" or (coordinates == "pytorch_half_pixel" and min(size) > 1)
