@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metanet.checkpoint.budget import charge
 from metanet.checkpoint.storage import Call
 from metanet.errors import CheckpointError
 
@@ -42,8 +43,9 @@ class ArrayRef:
         """Take the values; arrays of objects stay empty."""
         kind = dtype.numpy() if isinstance(dtype, DtypeRef) else None
         if isinstance(data, str):  # Python 2 wrote bytes as text
+            charge(len(data), "an array")
             data = data.encode("latin1")
-        if kind is not None and isinstance(data, (bytes, bytearray)):
+        if kind is not None and isinstance(data, (bytes, bytearray, memoryview)):
             self.array = np.frombuffer(data, kind).reshape(shape, order=order)
 
 
@@ -55,7 +57,7 @@ def reconstruct(*_: object) -> ArrayRef:
 def from_buffer(data: Any, dtype: DtypeRef, shape: tuple[int, ...], order: str) -> ArrayRef:
     """Stand in for ``numpy.core.numeric._frombuffer``."""
     ref = ArrayRef()
-    ref.fill(shape, dtype, order, bytes(data) if isinstance(data, (bytes, bytearray, memoryview)) else data)
+    ref.fill(shape, dtype, order, data)
     return ref
 
 
@@ -88,4 +90,5 @@ def to_tensor(array: np.ndarray[Any, Any], name: str) -> Tensor:
             f"array '{name}' has {kind}. Accepted: bool, int8..64, uint8..64, float16/32/64, complex64/128. "
             "Convert it with numpy's astype and save it again."
         )
+    charge(array.nbytes, f"array '{name}'")
     return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=True))

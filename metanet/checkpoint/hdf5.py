@@ -1,14 +1,17 @@
 """HDF5 files from strangers: no links out of the file, no promised sizes without bytes."""
 
+import io
+import math
 import mmap
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from metanet.checkpoint.archive import check_size
+from metanet.checkpoint.budget import charge
 from metanet.checkpoint.registry import require
 from metanet.errors import CheckpointError
 
@@ -21,16 +24,16 @@ class Hdf5:
 
     Args:
         source: Path or open file.
-        size: Bytes of the file, with which promised sizes are compared.
 
     Raises:
         CheckpointError: It is truncated or damaged, or h5py is not installed.
     """
 
-    def __init__(self, source: Path | BinaryIO, size: int) -> None:
+    def __init__(self, source: Path | BinaryIO) -> None:
         self._h5py = require("h5py", "keras")
-        self._size, self._promised = size, 0
+        self._opened: set[int] = set()
         check_heaps(source)
+        check_end(source)
         try:
             self.root = self._h5py.File(source, "r")
         except (OSError, RuntimeError, ValueError) as error:
@@ -82,12 +85,37 @@ class Hdf5:
         Raises:
             CheckpointError: It is damaged, or the file promises far more values than it has bytes.
         """
-        self._promised += int(dataset.size or 0) * dataset.dtype.itemsize
-        check_size(self._promised, self._size, "the HDF5 file")
+        where, item = dataset.name, dataset.dtype.itemsize
+        if dataset.dtype.hasobject:
+            raise CheckpointError(f"the weight '{where}' is damaged (got objects, numbers are accepted).")
+        # what is not stored is filled in, and a chunk is unpacked whole
+        charge(int(dataset.size or 0) * item + math.prod(dataset.chunks or (0,)) * item, f"the weight '{where}'")
+        self._opened.add(self._address(dataset))
         try:
             return np.asarray(dataset[()])
         except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(f"the weight '{dataset.name}' is damaged (got {error}). Download it again.") from None
+
+    def _address(self, member: Any) -> int:
+        return int(self._h5py.h5o.get_info(member.id).addr)
+
+    def unread(self) -> list[str]:
+        """Paths of the groups and datasets that hold values which were not read; a group stands for what is in it."""
+        left: list[str] = []
+        pending: list[Any] = [self.root]
+        seen: set[int] = set()
+        while pending:
+            group = pending.pop()
+            if self._address(group) in seen:
+                continue
+            seen.add(self._address(group))
+            members = [(name, self.child(group, name)) for name in group]
+            for name, member in members:
+                if isinstance(member, self._h5py.Dataset) and member.size and self._address(member) not in self._opened:
+                    left.append(f"{group.name.rstrip('/')}/{name}".lstrip("/"))
+                elif isinstance(member, self._h5py.Group):
+                    pending.append(member)
+        return left
 
     def groups(self) -> list[tuple[tuple[str, ...], Any]]:
         """All groups with their paths, in the order of the file; each once, however often it is linked."""
@@ -96,7 +124,7 @@ class Hdf5:
         pending: list[tuple[tuple[str, ...], Any]] = [((), self.root)]
         while pending:
             path, group = pending.pop()
-            address = self._h5py.h5o.get_info(group.id).addr
+            address = self._address(group)
             if address in seen or len(path) > MAX_DEPTH:
                 continue
             seen.add(address)
@@ -115,6 +143,26 @@ class Hdf5:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.root.close()
+
+
+def check_end(source: Path | BinaryIO) -> None:
+    """Compare the end of the file with the one that its superblock states.
+
+    Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section II.A.
+
+    Raises:
+        CheckpointError: Something follows, such as a second file.
+    """
+    with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+        head = file.read(64)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+    place = {0: 40, 1: 44, 2: 28, 3: 28}.get(head[8] if len(head) == 64 else 255)
+    if place is not None and 0 < (end := int.from_bytes(head[place : place + 8], "little")) < size:
+        raise CheckpointError(
+            f"{size - end:,} bytes follow the HDF5 file: several saves, of which only the first would be read, or a "
+            "damaged file. Save each net in a file of its own."
+        )
 
 
 def check_heaps(source: Path | BinaryIO) -> None:
@@ -169,6 +217,7 @@ def attribute(group: Any, name: str) -> Any:
         if kind.kind == "f" and group.attrs.get_id(name).shape == (0,):
             return []  # h5py writes an empty list without its type
         raise CheckpointError(f"the attribute '{name}' is damaged (got type {kind}, text is accepted).")
+    charge(math.prod(group.attrs.get_id(name).shape or ()) * max(kind.itemsize, 64), f"the attribute '{name}'")
     return group.attrs[name]
 
 

@@ -1,7 +1,6 @@
 """Keras files: ``.h5`` of Keras 1 to 3, ``.weights.h5`` and ``.keras`` of Keras 3, in PyTorch's layouts."""
 
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,15 @@ from torch import Tensor
 
 from metanet.checkpoint.archive import Archive
 from metanet.checkpoint.arrays import to_tensor
+from metanet.checkpoint.budget import JsonError, parse_json
+from metanet.checkpoint.collect import note
 from metanet.checkpoint.hdf5 import Hdf5, text, texts
 from metanet.checkpoint.keras_layouts import ATTENTION, Array, convert, kind_from_name, roles, snake_case
 from metanet.checkpoint.registry import Contents, reader
 from metanet.errors import CheckpointError
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
+KNOWN = ("config.json", "metadata.json", "model.weights.h5")
 SKIPPED = {"optimizer", "compile_metrics", "metrics", "seed_generator"}
 
 
@@ -36,7 +38,7 @@ def read_h5(path: Path) -> Contents:
     Raises:
         CheckpointError: The file is damaged, or not one of Keras.
     """
-    with Hdf5(path, path.stat().st_size) as file:
+    with Hdf5(path) as file:
         attributes = file.attributes
         metadata = {
             key: value for key in ("keras_version", "backend", "model_config") if (value := text(attributes, key))
@@ -44,9 +46,11 @@ def read_h5(path: Path) -> Contents:
         layers = file.child(file.root, "model_weights") or file.root
         config = parse(metadata.get("model_config", ""))
         if texts(layers, "layer_names") is not None:
-            return named(file, legacy_layers(file, layers, config)), metadata
+            tensors = named(file, legacy_layers(file, layers, config))
+            return tensors, metadata | note(file.unread())
         if file.child(file.root, "layers") or file.child(file.root, "_layer_checkpoint_dependencies"):
-            return named(file, numbered_layers(file, config)), metadata
+            tensors = named(file, numbered_layers(file, config))
+            return tensors, metadata | note(file.unread())
     raise CheckpointError("it is an HDF5 file, but not one of Keras (it has no 'layer_names'). Save it with Keras.")
 
 
@@ -65,16 +69,18 @@ def read_zip(path: Path) -> Contents:
             parse(archive.read("metadata.json").decode("utf-8", "replace")) if "metadata.json" in archive.names else {}
         )
         weights = archive.read("model.weights.h5")
+        others = [name for name in archive.names if name not in KNOWN and not name.endswith("/")]
     metadata = {key: value for key, value in about.items() if isinstance(value, str)} | {"model_config": config}
-    with Hdf5(io.BytesIO(weights), len(weights)) as file:
-        return named(file, numbered_layers(file, parse(config))), metadata
+    with Hdf5(io.BytesIO(weights)) as file:
+        tensors = named(file, numbered_layers(file, parse(config)))
+        return tensors, metadata | note([*file.unread(), *others])
 
 
 def parse(config: str) -> dict[str, Any]:
     """A JSON object, empty if it is damaged: names and shapes still tell most."""
     try:
-        found = json.loads(config)
-    except (ValueError, RecursionError):
+        found = parse_json(config)
+    except JsonError:
         return {}
     return found if isinstance(found, dict) else {}
 

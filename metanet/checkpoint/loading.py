@@ -3,11 +3,15 @@
 import os
 from pathlib import Path
 
+from metanet.checkpoint.archive import open_zip
+from metanet.checkpoint.budget import budget
 from metanet.checkpoint.checkpoint import Checkpoint
-from metanet.checkpoint.quantised import refuse_quantised
+from metanet.checkpoint.number_types import readable
+from metanet.checkpoint.parts import refuse_flat, refuse_part
 from metanet.checkpoint.registry import HEAD_BYTES, Probe, by_content, by_name, formats
 from metanet.errors import CheckpointError
 
+MAX_MESSAGE = 1000
 FOREIGN = {
     b"GGUF": "a GGUF file: its weights are quantised in blocks. Load the float checkpoint that it was made from",
     b"TFL3": "a TensorFlow Lite file, usually quantised. Load the Keras or ONNX file that it was made from",
@@ -39,28 +43,46 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     Raises:
         CheckpointError: The file is missing, damaged, quantised, or in an unknown format.
     """
-    path = Path(path)
+    return load_file(Path(path))
+
+
+def load_file(path: Path, shard: bool = False) -> Checkpoint:
+    """``load``; ``shard`` says that the file is one of several that are read together."""
     probe = inspect(path)
-    chosen = by_content(probe)
-    if chosen is None:
-        known = diagnose(probe)
-        chosen = by_name(probe) if known is None else None
+    with budget(probe.size):
+        chosen = by_content(probe)
         if chosen is None:
-            unknown = f"got unknown content (first bytes {probe.head[:8].hex(' ')}), so the file is damaged or foreign."
-            raise CheckpointError(f"Cannot read {path}: {known or unknown} Accepted: {accepted()}.")
-    try:
-        tensors, metadata = chosen.read(path)
-        refuse_quantised(tensors)
-    except CheckpointError as error:
-        raise CheckpointError(f"Cannot read {path} as {chosen.format}: {error}") from None
-    except Exception as error:  # parsers of h5py and protobuf raise anything on damaged bytes; the cause stays attached
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise CheckpointError(
-            f"Cannot read {path} as {chosen.format}: the content is damaged (got {reason}). Save or download it again."
-        ) from error
-    if not tensors:
-        raise CheckpointError(f"Cannot read {path} as {chosen.format}: the file holds no weights (got 0 tensors).")
+            known = diagnose(probe)
+            chosen = by_name(probe) if known is None else None
+            if chosen is None:
+                unknown = (
+                    f"got unknown content (first bytes {probe.head[:8].hex(' ')}), so the file is damaged or foreign."
+                )
+                raise CheckpointError(f"Cannot read {path}: {known or unknown} Accepted: {accepted()}.")
+        try:
+            if not shard:
+                refuse_part(path)
+            tensors, metadata = chosen.read(path)
+            refuse_flat(tensors)
+            tensors = tensors if shard else readable(tensors)
+        except CheckpointError as error:
+            raise CheckpointError(f"Cannot read {path} as {chosen.format}: {one_line(error)}") from None
+        except (
+            Exception
+        ) as error:  # parsers of h5py and protobuf raise anything on damaged bytes; the cause stays attached
+            raise CheckpointError(
+                f"Cannot read {path} as {chosen.format}: the content is damaged (got {type(error).__name__}: "
+                f"{one_line(error)}). Save or download it again."
+            ) from error
+    if not any(tensor.numel() for tensor in tensors.values()):
+        raise CheckpointError(f"Cannot read {path} as {chosen.format}: the file holds no weights (got 0 values).")
     return Checkpoint(tensors, metadata, path, chosen.format)
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error on one line of bounded length; names that a file made up may hold anything."""
+    text = "".join(c if c.isprintable() else " " for c in str(error))
+    return text if len(text) <= MAX_MESSAGE else f"{text[: MAX_MESSAGE - 20]} ... {text[-10:]}"
 
 
 def inspect(path: Path) -> Probe:
@@ -111,6 +133,10 @@ def diagnose(probe: Probe) -> str | None:
 def diagnose_zip(probe: Probe) -> str:
     """What is wrong with a zip archive that is no checkpoint."""
     if not probe.members:
+        try:
+            open_zip(probe.path).close()
+        except CheckpointError as error:
+            return f"got a zip archive without a readable directory: {error}"
         return "got a zip archive without a readable directory: the file is truncated or damaged. Download it again."
     if any(name.endswith(("model.json", "serialized_exported_program.json")) for name in probe.members):
         return "got a torch.export program. Save its state_dict with torch.save and load that file."

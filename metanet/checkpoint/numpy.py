@@ -3,12 +3,14 @@
 import io
 import math
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
 from metanet.checkpoint.archive import Archive
 from metanet.checkpoint.arrays import to_tensor
+from metanet.checkpoint.budget import charge
 from metanet.checkpoint.registry import Contents, Probe, reader
 from metanet.errors import CheckpointError
 
@@ -25,6 +27,7 @@ def read(path: Path) -> Contents:
     """Read arrays as they are, named as in the archive; a single ``.npy`` is called ``array``."""
     with path.open("rb") as file:
         if file.read(len(MAGIC)) == MAGIC:
+            charge(path.stat().st_size, "the array")
             return {"array": to_tensor(parse(path.read_bytes(), "array"), "array")}, {}
     with Archive(path) as archive:
         names = {name: name.removesuffix(".npy") for name in archive.names}
@@ -41,9 +44,11 @@ def parse(data: bytes, name: str) -> np.ndarray[Any, Any]:
     try:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, dtype = header(file)
-    except (ValueError, TypeError, KeyError, SyntaxError, EOFError) as error:
+        shape, fortran, dtype = header(file)
+    except (ValueError, TypeError, KeyError, SyntaxError, EOFError, MemoryError, RecursionError) as error:
         raise CheckpointError(f"array '{name}' is damaged (got {error}). Save or download it again.") from None
+    if not all(isinstance(n, int) and 0 <= n < 2**60 for n in shape) or len(shape) > 64:
+        raise CheckpointError(f"array '{name}' is damaged (got the shape {short(shape)}). Save or download it again.")
     if dtype.hasobject:
         raise CheckpointError(f"array '{name}' has pickled objects, which are not read. Save it with a number type.")
     needed = math.prod(shape) * dtype.itemsize
@@ -51,6 +56,5 @@ def parse(data: bytes, name: str) -> np.ndarray[Any, Any]:
         raise CheckpointError(
             f"array '{name}' is truncated or damaged (got {len(data) - file.tell():,} bytes, {needed:,} promised)."
         )
-    file.seek(0)
-    array: np.ndarray[Any, Any] = np.lib.format.read_array(file, allow_pickle=False)
-    return array
+    values: np.ndarray[Any, Any] = np.frombuffer(data, dtype, math.prod(shape), file.tell())
+    return values.reshape(shape, order="F" if fortran else "C")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metanet.checkpoint.budget import allow, charge
 from metanet.checkpoint.registry import Contents, Probe, reader, require
 from metanet.errors import CheckpointError
 
@@ -78,7 +79,10 @@ def parse(path: Path) -> Any:
     """
     onnx = require("onnx", "onnx")
     try:
+        charge(2 * path.stat().st_size, "the ONNX model")
         model = onnx.load_model_from_string(path.read_bytes())
+    except CheckpointError:
+        raise
     except Exception as error:  # protobuf's DecodeError is not a public name
         raise CheckpointError(f"the protobuf is truncated or damaged (got {error}). Download it again.") from None
     if not model.HasField("graph"):
@@ -162,14 +166,18 @@ def decode(name: str, proto: Any, model: Path) -> Tensor:
         file, start, length = external_place(name, proto, model)
         if length != promised:  # before so many bytes are read
             raise CheckpointError(damaged.format(length))
+        allow(file)
+        charge(length, f"'{name}'")
         data = read_at(file, start, length)
     elif len(field):
+        charge(16 * len(field), f"'{name}'")
         entries = np.fromiter(field, np.int64 if kept == "int32_data" else parts, len(field))  # no list of objects
         data = entries.astype(parts).tobytes()
     else:
         data = proto.raw_data
     if len(data) != promised:
         raise CheckpointError(damaged.format(len(data)))
+    charge(promised, f"'{name}'")
     if dtype is torch.bool:  # bytes other than 0 and 1 are no booleans
         data = bytes(map(bool, data))
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape) if data else torch.empty(shape, dtype=dtype)

@@ -4,11 +4,13 @@ import io
 import re
 from functools import partial
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any, BinaryIO
 
 import torch
 
 from metanet.checkpoint.archive import Archive
+from metanet.checkpoint.budget import charge
 from metanet.checkpoint.collect import collect
 from metanet.checkpoint.registry import Contents, Probe, reader
 from metanet.checkpoint.storage import Storage
@@ -75,7 +77,7 @@ def read_archive(archive: Archive, root: str, name: str) -> Any:
     return unpickle(io.BytesIO(archive.read(f"{root}/{name}.pkl")), storage)
 
 
-def read_stream(file: BinaryIO) -> Any:
+def read_stream(file: BinaryIO, depth: int = 0) -> Any:
     """Read the legacy format: magic number, version, system, the object, storage keys, then the storages' bytes.
 
     A pickle that does not begin with the magic number is read as a plain pickle, for instance of arrays.
@@ -83,11 +85,12 @@ def read_stream(file: BinaryIO) -> Any:
     Raises:
         CheckpointError: It is damaged, or was written on a big-endian machine.
     """
-    head = unpickle(file)
-    if head != LEGACY_MAGIC:
+    head = unpickle(file, depth=depth)
+    if not isinstance(head, int) or head != LEGACY_MAGIC:
+        check_end(file)
         return head
-    unpickle(file)
-    system = unpickle(file)
+    unpickle(file, depth=depth)
+    system = unpickle(file, depth=depth)
     if isinstance(system, dict) and system.get("little_endian") is False:
         raise CheckpointError("it was written on a big-endian machine. Load it there and save it as safetensors.")
     storages: dict[str, Storage] = {}
@@ -96,10 +99,13 @@ def read_stream(file: BinaryIO) -> Any:
         whole = storages.setdefault(key, Storage(dtype, numel, lambda: b""))
         if view is None:
             return whole
+        if not isinstance(view, tuple) or len(view) != 3:
+            raise CheckpointError(f"the view of storage '{key}' is damaged. Save or download the file again.")
         return Storage(dtype, view[2], lambda: bytes(whole.values().numpy()), start=view[1])
 
-    tree = unpickle(file, storage)
-    locate(file, unpickle(file), storages)
+    tree = unpickle(file, storage, depth)
+    locate(file, unpickle(file, depth=depth), storages)
+    check_end(file)
     return tree
 
 
@@ -114,18 +120,35 @@ def locate(file: BinaryIO, keys: Any, storages: dict[str, Storage]) -> None:
     here = file.tell()
     end = file.seek(0, io.SEEK_END)
     for key in keys:
-        if key not in storages:
-            raise CheckpointError(f"storage '{key}' belongs to no tensor: the file is damaged.")
+        if not isinstance(key, str) or key not in storages:
+            raise CheckpointError(f"storage {short(key)} belongs to no tensor: the file is damaged.")
         file.seek(here)
         count = int.from_bytes(file.read(8), "little")
         size = count * storages[key].dtype.itemsize
         check_bytes(end - here - 8, size, f"storage '{key}'")
         storages[key].fetch = partial(read_at, file, here + 8, size)
         here += 8 + size
+    file.seek(here)
+
+
+def check_end(file: BinaryIO) -> None:
+    """Check that nothing follows in an open file.
+
+    Raises:
+        CheckpointError: Something does, as after several saves to one file.
+    """
+    here = file.tell()
+    left = file.seek(0, io.SEEK_END) - here
+    if left:
+        raise CheckpointError(
+            f"{left:,} bytes follow the first save in the file: several saves, of which only the first would be read, "
+            "or a damaged file. Save each net in a file of its own."
+        )
 
 
 def read_at(file: BinaryIO, start: int, size: int) -> bytes:
     """Bytes of an open file at a position."""
+    charge(size, "a storage")
     file.seek(start)
     return file.read(size)
 

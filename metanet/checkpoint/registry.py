@@ -1,7 +1,6 @@
 """Readers by format, and what is known of a file before one is chosen."""
 
 import importlib
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +10,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from metanet.checkpoint.archive import open_zip
 from metanet.errors import CheckpointError
 
 Contents: TypeAlias = tuple[dict[str, Tensor], dict[str, str]]
@@ -33,9 +33,9 @@ class Probe:
         if not self.head.startswith(b"PK"):
             return ()
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with open_zip(self.path) as archive:
                 return tuple(archive.namelist())
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        except (CheckpointError, OSError):
             return ()
 
 

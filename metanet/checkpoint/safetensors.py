@@ -1,11 +1,11 @@
 """safetensors files: a JSON header, then plain numbers."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from metanet.checkpoint.budget import charge, parse_json
 from metanet.checkpoint.registry import Contents, Probe, reader
 from metanet.errors import CheckpointError
 
@@ -22,7 +22,10 @@ def recognises(probe: Probe) -> bool:
 def read(path: Path) -> Contents:
     """Read all tensors in the order of the header."""
     header = read_header(path)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}  # the format allows null
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError("the header is damaged (got an '__metadata__' that maps no texts to texts).")
+    charge(path.stat().st_size, "the tensors")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in header}, metadata
@@ -44,10 +47,14 @@ def read_header(path: Path) -> dict[str, Any]:
                 f"the header is truncated (got {size - 8:,} bytes, {length:,} promised). Download it again."
             )
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             promised = 8 + length + max(ends, default=0)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+            if not isinstance(promised, int):
+                raise TypeError(f"an offset of type {type(promised).__name__}")
+        except CheckpointError:
+            raise
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise CheckpointError(
                 f"the header is damaged (got {type(error).__name__}: {error}). Download it again."
             ) from None

@@ -1,10 +1,11 @@
 """Stable-Baselines3 archives: ``policy.pth`` of the zip that ``model.save`` writes."""
 
 import io
-import json
 from pathlib import Path
 
 from metanet.checkpoint.archive import Archive
+from metanet.checkpoint.budget import JsonError, parse_json
+from metanet.checkpoint.collect import note
 from metanet.checkpoint.pytorch import read_file
 from metanet.checkpoint.registry import Contents, Probe, reader
 
@@ -26,16 +27,15 @@ def read(path: Path) -> Contents:
         if "_stable_baselines3_version" in archive.names:
             metadata["stable_baselines3_version"] = archive.read("_stable_baselines3_version").decode(errors="replace")
         left_out = [name for name in archive.names if name.endswith(".pth") and name != "policy.pth"]
-    if left_out:
-        metadata["left_out"] = ", ".join(left_out)
-    return tensors, metadata
+    named = [name for name in (metadata.get("left_out"), *left_out) if name]
+    return tensors, metadata | note(named)
 
 
 def settings(data: bytes) -> dict[str, str]:
     """Numbers and strings at the top of the algorithm's JSON; a damaged one costs the metadata, not the weights."""
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
+        values = parse_json(data)
+    except JsonError:
         return {}
     if not isinstance(values, dict):
         return {}

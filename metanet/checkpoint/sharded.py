@@ -1,10 +1,12 @@
 """Sharded models: an ``*.index.json`` that says which file holds which tensor."""
 
-import json
 from pathlib import Path
 
 from torch import Tensor
 
+from metanet.checkpoint.budget import JsonError, charge, parse_json
+from metanet.checkpoint.collect import note
+from metanet.checkpoint.parts import SHARD
 from metanet.checkpoint.registry import Contents, Probe, reader
 from metanet.errors import CheckpointError
 
@@ -23,18 +25,33 @@ def read(path: Path) -> Contents:
         CheckpointError: The index is damaged, a shard is missing or outside the folder, or lacks a tensor.
     """
     index = parse(path)
-    shards: dict[str, dict[str, Tensor]] = {}
-    for shard in dict.fromkeys(index.values()):
-        shards[shard] = read_shard(path, shard)
+    check_complete(path, set(index.values()))
+    shards = {shard: read_shard(path, shard) for shard in dict.fromkeys(index.values())}
     for name, shard in index.items():
         if name not in shards[shard]:
             raise CheckpointError(f"'{name}' is not in '{shard}', where the index has it. Download both again.")
-    return {name: shards[shard][name] for name, shard in index.items()}, {"shards": str(len(shards))}
+    left = [name for shard, tensors in shards.items() for name in tensors if index.get(name) != shard]
+    return {name: shards[shard][name] for name, shard in index.items()}, {"shards": str(len(shards))} | note(left)
+
+
+def check_complete(path: Path, shards: set[str]) -> None:
+    """Check that an index names every shard where the names say how many there are.
+
+    Raises:
+        CheckpointError: It lacks some, or names one file twice by links.
+    """
+    found = [match for shard in shards if (match := SHARD.fullmatch(shard))]
+    count = max((int(match[3]) for match in found), default=0)
+    if found and len(found) < count:
+        raise CheckpointError(f"the index names {len(found)} of {count} shards. Download it again.")
+    files = {(path.parent / shard).resolve() for shard in shards}
+    if len(files) < len(shards):
+        raise CheckpointError("several shards of the index are links to one file, so it is damaged. Download it again.")
 
 
 def read_shard(path: Path, shard: str) -> dict[str, Tensor]:
     """Read one shard, a plain file name beside the index."""
-    from metanet.checkpoint.loading import inspect, load  # a shard is itself a file of any format
+    from metanet.checkpoint.loading import inspect, load_file  # a shard is itself a file of any format
 
     if Path(shard).name != shard or shard in ("", ".", ".."):
         raise CheckpointError(f"the index names the shard '{shard}', accepted are names of files in its own folder.")
@@ -42,7 +59,7 @@ def read_shard(path: Path, shard: str) -> dict[str, Tensor]:
         raise CheckpointError(f"the shard '{shard}' is missing beside it. Download all shards.")
     if recognises(inspect(path.parent / shard)):
         raise CheckpointError(f"the shard '{shard}' is an index itself, accepted are files of weights.")
-    return dict(load(path.parent / shard).tensors)
+    return dict(load_file(path.parent / shard, shard=True).tensors)
 
 
 def parse(path: Path) -> dict[str, str]:
@@ -52,12 +69,13 @@ def parse(path: Path) -> dict[str, str]:
         CheckpointError: It is damaged.
     """
     try:
-        index = json.loads(path.read_bytes())["weight_map"]
+        charge(path.stat().st_size, "the index")
+        index = parse_json(path.read_bytes())["weight_map"]
         unclear = next((f"{name!r} in {shard}" for name, shard in index.items() if not isinstance(shard, str)), None)
         if unclear is not None:
             raise ValueError(unclear)
         return dict(index)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (JsonError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the index has no readable 'weight_map' (got {type(error).__name__}: {error})."
         ) from None

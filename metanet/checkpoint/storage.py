@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metanet.checkpoint.archive import check_size
+from metanet.checkpoint.budget import charge
 from metanet.errors import CheckpointError
 
 STORAGES = {
@@ -19,6 +19,7 @@ STORAGES = {
     **{"ComplexFloatStorage": torch.complex64, "ComplexDoubleStorage": torch.complex128},
     **{"UntypedStorage": torch.uint8, "TypedStorage": torch.uint8},
 }
+MAX_DIMENSIONS = 64
 DTYPES: dict[str, torch.dtype] = {name: d for name in dir(torch) if isinstance(d := getattr(torch, name), torch.dtype)}
 
 
@@ -72,13 +73,33 @@ class Storage:
     fetch: Callable[[], bytes]
     start: int = 0
     _values: Tensor | None = field(default=None, repr=False)
+    _views: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    _viewed: int = 0
 
     def values(self) -> Tensor:
         """All its bytes, ``[n]`` uint8."""
         if self._values is None:
-            data = bytearray(self.fetch())
+            fetched = self.fetch()
+            charge(len(fetched), "a storage")
+            data = bytearray(fetched)
             self._values = torch.frombuffer(data, dtype=torch.uint8) if data else torch.empty(0, dtype=torch.uint8)
         return self._values
+
+    def view(self, ref: "TensorRef", make: Callable[[], Tensor]) -> Tensor:
+        """A tensor on these bytes, made once for all names of it.
+
+        Views may show the same bytes many times; what all of them show together beyond the bytes that there are is
+        charged to the file, since whoever works with them copies it.
+        """
+        key = (ref.offset, ref.size, ref.stride, ref.dtype, ref.flags, ref.storage.start)
+        if key not in self._views:
+            shown = math.prod(ref.size) * ref.dtype.itemsize
+            whole = len(self.values())
+            before, self._viewed = max(self._viewed, whole), self._viewed + shown
+            copied = shown if ref.flags else 0
+            charge(max(0, self._viewed - before) + copied, f"a tensor of size {list(ref.size)}")
+            self._views[key] = make()
+        return self._views[key]
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,8 +140,10 @@ class TensorRef:
             raise CheckpointError(
                 f"its values are truncated (got {len(values):,} bytes, {needed:,} needed). Save the file again."
             )
-        check_size(math.prod(self.size) * item, len(values), f"a tensor of size {self.size}")
-        flat = values[: len(values) // item * item].view(self.dtype)
+        return self.storage.view(self, lambda: self._strided(values, start))
+
+    def _strided(self, values: Tensor, start: int) -> Tensor:
+        flat = values[: len(values) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
         view = flat.as_strided(self.size, self.stride, start)
         view = view.conj().resolve_conj() if "conj" in self.flags else view
         return view.neg() if "neg" in self.flags else view
@@ -128,6 +151,8 @@ class TensorRef:
 
 def well_formed(ref: TensorRef) -> bool:
     """Whether a pickle described a view in non-negative integers that make a tensor."""
+    if len(ref.size) > MAX_DIMENSIONS or len(ref.stride) > MAX_DIMENSIONS:
+        return False  # their product could take for ever
     numbers = (*ref.size, *ref.stride, ref.offset, ref.storage.start)
     plain = all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**60 for n in numbers)
     return plain and len(ref.size) == len(ref.stride) and math.prod(ref.size) < 2**60

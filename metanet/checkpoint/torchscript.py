@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from metanet.checkpoint.archive import Archive
-from metanet.checkpoint.collect import Finder, collect
+from metanet.checkpoint.collect import collect, note
+from metanet.checkpoint.nodes import Finder
 from metanet.checkpoint.pytorch import read_archive, root_of
 from metanet.checkpoint.registry import Contents, Probe, reader
 
@@ -23,8 +24,11 @@ def read(path: Path) -> Contents:
     with Archive(path) as archive:
         root = root_of(archive)
         tree = read_archive(archive, root, "data")
-        if Finder()(tree):
-            return collect(tree, wrapped=False)
-        constants = read_archive(archive, root, "constants")
+        finder, constants = Finder(tree), read_archive(archive, root, "constants")
+        if finder(tree):
+            tensors, metadata = collect(tree, wrapped=False)
+            loose = ["constants"] if Finder(constants)(constants) else []
+            named = [name for name in (metadata.get("left_out"), *loose) if name]
+            return tensors, metadata | note(named)
         tensors, _ = collect({"constants": constants}, wrapped=False)
         return tensors, {"torchscript": "frozen"}

@@ -6,12 +6,12 @@ no code outside this package and the plain containers of Python is ever reached.
 """
 
 import io
-import pickle
-import pickletools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, ClassVar
 
 from metanet.checkpoint.arrays import NUMPY
+from metanet.checkpoint.pickle_machine import Machine, check_key
 from metanet.checkpoint.storage import DTYPES, REBUILD, STORAGES, Call, Refused, Storage, StorageType, refusal
 from metanet.errors import CheckpointError
 
@@ -67,6 +67,12 @@ class Stub:
 class Dictionary(dict[Any, Any]):
     """Stand in for ``OrderedDict`` and ``defaultdict``: a dict whose attributes a pickle cannot set."""
 
+    def __init__(self, items: Any = (), *_: object) -> None:
+        super().__init__()
+        for key, value in items.items() if isinstance(items, dict) else items:
+            check_key(key)
+            self[key] = value
+
     def __setstate__(self, state: object) -> None:
         """Ignore the attributes, such as the ``_metadata`` of a state dict."""
 
@@ -83,6 +89,20 @@ def first(value: object = None, *_: object) -> object:
     return value
 
 
+def as_set(kind: type[set[Any]] | type[frozenset[Any]], members: Any = (), *_: object) -> Any:
+    """Stand in for ``set`` and ``frozenset``."""
+    for member in members:
+        check_key(member)
+    return kind(members)
+
+
+def as_list(kind: type[list[Any]] | type[tuple[Any, ...]], items: Any = (), *_: object) -> Any:
+    """Stand in for ``list`` and ``torch.Size``; text would become eight times as large."""
+    if not isinstance(items, (list, tuple, set, frozenset)):
+        raise CheckpointError(f"a {kind.__name__} of a {type(items).__name__}; the pickle is damaged or hostile.")
+    return kind(items)
+
+
 def reconstructor(kind: Any, *_: object) -> object:
     """Stand in for ``copyreg._reconstructor``, which makes an empty object of a class."""
     return kind() if isinstance(kind, type) and issubclass(kind, (Stub, Dictionary)) else Stub()
@@ -97,10 +117,11 @@ def known_globals() -> dict[tuple[str, str], Any]:
             table[module, name] = Refused("a quantised storage")
     table |= {("torch", name): dtype for name, dtype in DTYPES.items()}
     table |= {("torch.jit._pickle", f"build_{kind}list"): Call(first) for kind in ("int", "tensor", "double", "bool")}
-    table |= {("torch.jit._pickle", "restore_type_tag"): Call(first), ("torch", "Size"): tuple}
+    table |= {("torch.jit._pickle", "restore_type_tag"): Call(first), ("torch", "Size"): Call(partial(as_list, tuple))}
     table |= {("collections", "OrderedDict"): Dictionary, ("collections", "defaultdict"): Call(lambda *_: Dictionary())}
     for module in ("builtins", "__builtin__"):
-        table |= {(module, kind.__name__): kind for kind in (set, frozenset, list, complex)}
+        table |= {(module, kind.__name__): Call(partial(as_set, kind)) for kind in (set, frozenset)}
+        table |= {(module, "list"): Call(partial(as_list, list)), (module, "complex"): complex}
         table |= {
             (module, "dict"): Dictionary,
             (module, "bytes"): Call(as_bytes),
@@ -113,31 +134,40 @@ def known_globals() -> dict[tuple[str, str], Any]:
 
 
 GLOBALS = known_globals()
+SHARDED = ("ShardedTensor", "DTensor", "ShardMetadata", "Shard")
 
 
-class InertUnpickler(pickle.Unpickler):
+STUB_COST = 2048
+MAX_NESTED = 8
+
+
+class InertUnpickler(Machine):
     """Unpickler that imports nothing.
 
     Args:
         file: The pickle stream.
         storage: Makes a storage from the fields of a persistent id after ``"storage"``: type, key, device, size, ...
+        depth: How many pickles this one lies in.
     """
 
-    def __init__(self, file: BinaryIO, storage: Callable[..., Storage] | None = None) -> None:
-        super().__init__(file, encoding="latin1")
-        self._storage = storage
+    def __init__(self, file: BinaryIO, storage: Callable[..., Storage] | None = None, depth: int = 0) -> None:
+        super().__init__(file)
+        self._storage, self._depth = storage, depth
         self._stubs: dict[tuple[str, str], type[Stub]] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Look a global up in the fixed list; anything else becomes a stub class."""
         key = (module, name)
         if key == ("torch.storage", "_load_from_bytes"):
-            return Call(load_nested)
+            return Call(partial(load_nested, depth=self._depth + 1))
         if key in GLOBALS:
             return GLOBALS[key]
         if name.endswith("PackedParams") or "PackedParamsBase" in name or ".quantized." in f"{module}.":
             return refusal(f"a quantised layer ({module}.{name}). Load the float checkpoint that it was made from")
+        if module.startswith("torch.distributed") and name in SHARDED:
+            return refusal(f"the part of a tensor that one process of several held ({name}). Save the gathered model")
         if key not in self._stubs:
+            self.pay(STUB_COST)
             self._stubs[key] = type("Stub", (Stub,), {"__slots__": (), "origin": f"{module}.{name}"})
         return self._stubs[key]
 
@@ -152,20 +182,19 @@ class InertUnpickler(pickle.Unpickler):
             return kind
         if not isinstance(kind, StorageType) or not isinstance(pid[4], int):
             raise CheckpointError(f"a storage of unknown type (got {getattr(kind, 'origin', type(kind).__name__)})")
+        if not isinstance(pid[2], str):  # anything else could be a key that takes for ever to hash or to print
+            raise CheckpointError(f"a storage whose key is no text (got {type(pid[2]).__name__})")
         return self._storage(kind.dtype, *pid[2:])
 
 
-def unpickle(file: BinaryIO, storage: Callable[..., Storage] | None = None) -> Any:
+def unpickle(file: BinaryIO, storage: Callable[..., Storage] | None = None, depth: int = 0) -> Any:
     """Read one pickle from a stream, which is left behind its end.
 
     Raises:
-        CheckpointError: The pickle is truncated or damaged.
+        CheckpointError: The pickle is truncated or damaged, or would take more memory than its file may.
     """
-    start = file.tell()
-    check_memo(file)
-    file.seek(start)
     try:
-        return InertUnpickler(file, storage).load()
+        return InertUnpickler(file, storage, depth).load()
     except CheckpointError:
         raise
     except MemoryError:
@@ -176,28 +205,16 @@ def unpickle(file: BinaryIO, storage: Callable[..., Storage] | None = None) -> A
         ) from None
 
 
-def check_memo(file: BinaryIO) -> None:
-    """Refuse pickles whose memo indices would make Python reserve gigabytes (LONG_BINPUT grows a table to its index).
+def load_nested(data: object, depth: int) -> Any:
+    """Stand in for ``torch.storage._load_from_bytes``: a legacy stream inside a pickle.
 
     Raises:
-        CheckpointError: An index is larger than the pickle is long, or an opcode is unknown.
+        CheckpointError: It is no bytes, or streams lie in streams too deep.
     """
-    try:
-        for opcode, argument, position in pickletools.genops(file):
-            if opcode.name == "LONG_BINPUT" and int(argument or 0) > max(position or 0, 1024):
-                raise CheckpointError(
-                    f"the pickle is hostile or damaged (memo index {argument:,} in {position:,} bytes)."
-                )
-    except CheckpointError:
-        raise
-    except Exception as error:  # pickletools reports damage by several exception types
-        raise CheckpointError(f"the pickle is truncated or damaged (got {error}). Save or download it again.") from None
-
-
-def load_nested(data: object) -> Any:
-    """Stand in for ``torch.storage._load_from_bytes``: a legacy stream inside a pickle."""
     from metanet.checkpoint.pytorch import read_stream  # the two call each other
 
     if not isinstance(data, bytes):
         raise CheckpointError(f"a nested storage that is no bytes (got {type(data).__name__})")
-    return read_stream(io.BytesIO(data))
+    if depth > MAX_NESTED:
+        raise CheckpointError(f"pickles lie in pickles over {MAX_NESTED} deep; the file is damaged or hostile.")
+    return read_stream(io.BytesIO(data), depth)

@@ -1,6 +1,7 @@
 """Every file that cannot be read gives one CheckpointError that says why, and nothing else, whatever its bytes."""
 
 import copy
+import io
 import os
 import random
 import zipfile
@@ -31,7 +32,7 @@ def refused(path: Path, reason: str) -> None:
         ("a.pt", b"hello, these are not weights\n", r"got a text file \(it starts with 'hello, these"),
         ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\noid\n", "Git LFS pointer.*git lfs pull"),
         ("a.onnx", b"<!DOCTYPE html><html><body>404</body></html>", "got an HTML page"),
-        ("a.pth", b"PK\x03\x04" + bytes(100), "zip archive without a readable directory: the file is truncated"),
+        ("a.pth", b"PK\x03\x04" + bytes(100), "zip archive without a readable directory: .*truncated"),
         ("a.pt", b"\x80\x02}q\x00X\x05\x00\x00\x00mod", "the pickle is truncated or damaged"),
         ("a.bin", b"GGUF" + bytes(60), "GGUF file: its weights are quantised"),
         ("a.tflite", b"\x1c\x00\x00\x00TFL3" + bytes(60), "TensorFlow Lite"),
@@ -78,25 +79,27 @@ def test_zip_bombs(tmp_path: Path) -> None:
         path = tmp_path / "bomb.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             with archive.open(name, "w", force_zip64=True) as member:
-                for _ in range(100):
+                for _ in range(200):
                     member.write(bytes(2**20))
             if name == "policy.pth":
                 archive.writestr("data", "{}")
         assert path.stat().st_size < 300_000
-        refused(path, "declares 104,857,6.. bytes but stores .* zip bomb")
+        refused(path, "would take 209,71.* bytes of memory.*zip bomb")
 
 
 def test_members_that_overlap_do_not_hide_a_bomb(tmp_path: Path) -> None:
     """Each directory entry of 300 names the same megabyte of data, so that their sum says nothing."""
     path = tmp_path / "bomb.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("w.npy", bytes(10**6))
+        content = io.BytesIO()
+        np.save(content, np.zeros(10**6, np.uint8))
+        archive.writestr("w.npy", content.getvalue())
         for number in range(300):
             again = copy.copy(archive.infolist()[0])
             again.filename = f"w{number}.npy"
             archive.filelist.append(again)
     assert path.stat().st_size < 40_000
-    refused(path, "declares 301,000,000 bytes but stores .* zip bomb")
+    refused(path, "in the zip archive is damaged .got File name in directory .* differ")
 
 
 def test_an_array_that_promises_terabytes(tmp_path: Path) -> None:

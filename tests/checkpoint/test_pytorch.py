@@ -193,9 +193,17 @@ def test_keys_that_are_no_text(tmp_path: Path) -> None:
     assert list(load(put(tmp_path / "a.pt", state)).tensors) == ["w", "None", "('a', 1)", "#3", "4"]
 
 
-def test_float8_and_unsigned_types(tmp_path: Path) -> None:
-    state = {"a": torch.ones(3).to(torch.float8_e4m3fn), "b": torch.arange(3).to(torch.uint16)}
+def test_unsigned_types(tmp_path: Path) -> None:
+    state = {"table": torch.arange(3).to(torch.uint16), "weight": torch.ones(2, 2)}
     assert same(load(put(tmp_path / "a.pt", state)).tensors, state)
+
+
+@pytest.mark.parametrize("kind", [name for name in dir(torch) if name.startswith("float8_")])
+def test_every_float8_number_is_read_exactly(tmp_path: Path, kind: str) -> None:
+    codes = torch.arange(256, dtype=torch.uint8).view(getattr(torch, kind))
+    got = load(put(tmp_path / "a.pt", {"weight": codes})).tensors["weight"]
+    assert torch.equal(got.double().nan_to_num(7.0), codes.double().nan_to_num(7.0))
+    assert got.dtype == torch.bfloat16
 
 
 def test_plain_pickles_of_arrays_and_tensors(tmp_path: Path) -> None:
@@ -237,7 +245,7 @@ def test_only_the_wanted_storages_are_read(tmp_path: Path, monkeypatch: pytest.M
         ),
         (
             lambda: {"l.qweight": torch.zeros(8, 1, dtype=torch.int32), "l.scales": torch.ones(1)},
-            "quantised weight.*qweight",
+            "qweight' is a quantised weight",
         ),
         (lambda: {"l.weight": torch.zeros(8, 1, dtype=torch.int8), "l.SCB": torch.ones(1)}, "quantised weight.*SCB"),
     ],
@@ -254,7 +262,7 @@ def test_integer_tables_are_not_taken_for_quantised(tmp_path: Path) -> None:
 
 
 def test_a_view_that_repeats_its_storage_without_end_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"'w': a tensor of size \(1099511627776,\) declares .* stores 4"):
+    with pytest.raises(CheckpointError, match=r"'w': a tensor of size \[1099511627776\] would take 4,398,"):
         load(put(tmp_path / "a.pt", {"w": torch.zeros(1).expand(2**40)}))
 
 

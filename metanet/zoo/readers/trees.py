@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from metanet.checkpoint.archive import Archive
-from metanet.checkpoint.collect import attributes, is_tensor, read_tensor
+from metanet.checkpoint.budget import budget
+from metanet.checkpoint.collect import read_tensor
+from metanet.checkpoint.nodes import attributes, is_tensor
 from metanet.checkpoint.pytorch import read_archive, read_stream, root_of
 from metanet.checkpoint.unpickle import Stub
 from metanet.errors import CheckpointError
@@ -24,7 +26,7 @@ def read_tree(path: Path) -> Any:
         CheckpointError: The file is missing, damaged or in another format.
     """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, budget(path.stat().st_size):
             start = file.read(2)
             file.seek(0)
             if start != b"PK":
