@@ -17,14 +17,16 @@ from metanet.errors import CheckpointError
 MAX_KEY_PARTS = 1000
 MAX_KEY_DEPTH = 20
 SLICE = 2**20
-PRICE = 56
-PRICES = {
-    **{pickle.EMPTY_SET: 240, pickle.EMPTY_DICT: 88, pickle.EMPTY_LIST: 88, pickle.MARK: 240, pickle.FROZENSET: 240},
-    **{pickle.MEMOIZE: 120, pickle.BINPUT: 120, pickle.LONG_BINPUT: 120, pickle.PUT: 120, pickle.SETITEM: 128},
-    **{pickle.TUPLE1: 72, pickle.TUPLE2: 80, pickle.TUPLE3: 88, pickle.DICT: 240, pickle.POP: 0, pickle.STOP: 0},
-    **dict.fromkeys((pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ), 400),
-}
+PRICES = [56] * 256
 """Bytes of memory that an opcode may take, beyond those of its argument."""
+for price, opcodes in {
+    72: (pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_DICT, pickle.EMPTY_LIST),
+    128: (pickle.MEMOIZE, pickle.BINPUT, pickle.LONG_BINPUT, pickle.PUT, pickle.SETITEM),
+    240: (pickle.EMPTY_SET, pickle.FROZENSET, pickle.MARK, pickle.DICT, pickle.TUPLE),
+    400: (pickle.REDUCE, pickle.NEWOBJ, pickle.NEWOBJ_EX, pickle.INST, pickle.OBJ),
+}.items():
+    for opcode in opcodes:
+        PRICES[opcode[0]] = price
 
 Step = Callable[[Any], None]
 
@@ -56,15 +58,40 @@ class Stream:
 class Machine(pickle._Unpickler):
     """Python's unpickler, whose containers are plain and whose memory is charged to the file's budget."""
 
-    dispatch: ClassVar[dict[int, Step]] = {}
+    dispatch: ClassVar[dict[int, Step]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
     pop_mark: Callable[[], list[Any]]
 
     def __init__(self, file: BinaryIO) -> None:
-        super().__init__(Stream(file), encoding="latin1")
+        source: Any = file if isinstance(file, io.BytesIO) else Stream(file)
+        super().__init__(source, encoding="latin1")
+        self.read, self.readline = source.read, source.readline
         self._left = 0
+
+    def load(self) -> Any:
+        """Run the pickle and return what it made.
+
+        Raises:
+            CheckpointError: It would take more memory than its file may.
+            Exception: Of any other kind, as damage leads to.
+        """
+        self.metastack: list[list[Any]] = []
+        self.stack = []
+        self.append = self.stack.append
+        read, dispatch = self.read, self.dispatch
+        while True:
+            code = read(1)
+            if not code:
+                raise EOFError("it ends early")
+            if code == pickle.STOP:
+                return self.stack.pop()
+            opcode = code[0]
+            self._left -= PRICES[opcode]
+            if self._left < 0:
+                self.pay(0)
+            dispatch[opcode](self)
 
     def pay(self, price: int) -> None:
         """Charge bytes to the file's budget, a slice at a time."""
@@ -79,27 +106,10 @@ def step(opcode: bytes) -> Callable[[Step], Step]:
     """Register the decorated function as what an opcode does."""
 
     def register(function: Step) -> Step:
-        Machine.dispatch[opcode[0]] = priced(opcode, function)
+        Machine.dispatch[opcode[0]] = function
         return function
 
     return register
-
-
-def priced(opcode: bytes, function: Step) -> Step:
-    """An opcode's step that charges its price first."""
-    price = PRICES.get(opcode, PRICE)
-
-    def run(machine: Machine) -> None:
-        machine._left -= price
-        if machine._left < 0:
-            machine.pay(0)
-        function(machine)
-
-    return run
-
-
-for code, inherited in pickle._Unpickler.dispatch.items():
-    Machine.dispatch[code] = priced(bytes([code]), inherited)
 
 
 def check_key(key: Any) -> None:
@@ -221,6 +231,12 @@ def build(machine: Machine) -> None:
 def read_bytes(machine: Machine) -> None:
     """Read bytes before memory is reserved for them; the inherited step does it in the other order."""
     machine.append(bytearray(machine.read(int.from_bytes(machine.read(8), "little"))))
+
+
+@step(pickle.FRAME)
+def skip_frame(machine: Machine) -> None:
+    """Pass over the length of a frame, which only says how much to read at once."""
+    machine.read(8)
 
 
 def refuse_extension(machine: Machine) -> None:

@@ -94,7 +94,7 @@ class Storage:
         key = (ref.offset, ref.size, ref.stride, ref.dtype, ref.flags, ref.storage.start)
         if key not in self._views:
             shown = math.prod(ref.size) * ref.dtype.itemsize
-            whole = len(self.values())
+            whole = self.values().numel()
             before, self._viewed = max(self._viewed, whole), self._viewed + shown
             copied = shown if ref.flags else 0
             charge(max(0, self._viewed - before) + copied, f"a tensor of size {list(ref.size)}")
@@ -136,14 +136,14 @@ class TensorRef:
         start = self.offset + self.storage.start
         last = start + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True))
         needed = (last + 1) * item
-        if needed > len(values):
+        if needed > values.numel():
             raise CheckpointError(
-                f"its values are truncated (got {len(values):,} bytes, {needed:,} needed). Save the file again."
+                f"its values are truncated (got {values.numel():,} bytes, {needed:,} needed). Save the file again."
             )
         return self.storage.view(self, lambda: self._strided(values, start))
 
     def _strided(self, values: Tensor, start: int) -> Tensor:
-        flat = values[: len(values) // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
+        flat = values[: values.numel() // self.dtype.itemsize * self.dtype.itemsize].view(self.dtype)
         view = flat.as_strided(self.size, self.stride, start)
         view = view.conj().resolve_conj() if "conj" in self.flags else view
         return view.neg() if "neg" in self.flags else view

@@ -12,7 +12,7 @@ from torch import Tensor
 from metanet.errors import GraphError
 from metanet.graph.layout import Layout, layout_of
 from metanet.space.weight_space import WeightSpace
-from metanet.symmetry.move import Move, check_state
+from metanet.symmetry.move import Move, check_real, check_state
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -39,6 +39,7 @@ class NeuronGraph:
 
     def __post_init__(self) -> None:
         check_state(self.space, self.tensors, batched=True)
+        check_real(self.space, self.tensors)
         sizes = {len(self.tensors[name]) for name in self.space.tensor}
         if len(sizes) > 1:
             raise GraphError(f"the tensors of a batch must agree on the number of nets; got {sorted(sizes)}")

@@ -167,6 +167,22 @@ def check_state(space: WeightSpace, state: Mapping[str, Tensor], batched: bool =
         shape = tuple(state[spec.name].shape)[1 if batched else 0 :]
         if shape != spec.shape:
             raise SpaceError(f"tensor '{spec.name}' has shape {list(shape)}, the space says {list(spec.shape)}")
+        kind = state[spec.name].dtype
+        if not (kind.is_floating_point and kind.itemsize > 1 or kind.is_complex):
+            raise SpaceError(
+                f"tensor '{spec.name}' holds {str(kind).removeprefix('torch.')}, a weight is a floating-point number of "
+                "16 bits or more. Codes of a quantised network mean nothing alone: dequantise it first"
+            )
+
+
+def check_real(space: WeightSpace, state: Mapping[str, Tensor]) -> None:
+    """Raise if a tensor of a space holds complex numbers: graphs and zoos hold real ones."""
+    turned = next((spec.name for spec in space.tensors if state[spec.name].is_complex()), None)
+    if turned is not None:
+        raise SpaceError(
+            f"tensor '{turned}' holds complex numbers; a neuron graph and a zoo hold real ones. Give real and imaginary "
+            "part as tensors of their own (torch.view_as_real)"
+        )
 
 
 def _some(state: Mapping[str, Tensor]) -> str:

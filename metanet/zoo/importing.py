@@ -22,7 +22,7 @@ from torch import Tensor
 from metanet.errors import MetanetError, ZooError
 from metanet.space import WeightSpace, trace
 from metanet.space.infer import infer
-from metanet.symmetry.move import check_state
+from metanet.symmetry.move import check_real, check_state
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.functions import ARCHITECTURES
 from metanet.zoo.progress import Progress
@@ -158,6 +158,7 @@ class Collector:
         """
         space = self._space(net)
         check_state(space, net.tensors)
+        check_real(space, net.tensors)
         tensors = {name: net.tensors[name].detach().contiguous() for name in space.tensor}
         digest = space.digest
         self.spaces.setdefault(digest, space)
