@@ -168,10 +168,10 @@ def check_state(space: WeightSpace, state: Mapping[str, Tensor], batched: bool =
         if shape != spec.shape:
             raise SpaceError(f"tensor '{spec.name}' has shape {list(shape)}, the space says {list(spec.shape)}")
         kind = state[spec.name].dtype
-        if not (kind.is_floating_point and kind.itemsize > 1 or kind.is_complex):
+        if not kind.is_complex and (kind.itemsize == 1 or not kind.is_floating_point):
             raise SpaceError(
-                f"tensor '{spec.name}' holds {str(kind).removeprefix('torch.')}, a weight is a floating-point number of "
-                "16 bits or more. Codes of a quantised network mean nothing alone: dequantise it first"
+                f"tensor '{spec.name}' holds {str(kind).removeprefix('torch.')}, a weight is a floating-point number "
+                "of 16 bits or more. Codes of a quantised network mean nothing alone: dequantise it first"
             )
 
 
@@ -180,8 +180,8 @@ def check_real(space: WeightSpace, state: Mapping[str, Tensor]) -> None:
     turned = next((spec.name for spec in space.tensors if state[spec.name].is_complex()), None)
     if turned is not None:
         raise SpaceError(
-            f"tensor '{turned}' holds complex numbers; a neuron graph and a zoo hold real ones. Give real and imaginary "
-            "part as tensors of their own (torch.view_as_real)"
+            f"tensor '{turned}' holds complex numbers; a neuron graph and a zoo hold real ones. Give real and "
+            "imaginary part as tensors of their own (torch.view_as_real)"
         )
 
 
