@@ -13,6 +13,7 @@ from metanet.space.axes import freeze
 from metanet.space.inference.chain import Chain, State, owned
 from metanet.space.inference.evidence import refuse_shared, refuse_strange, refuse_unclear_storage
 from metanet.space.inference.layers import Layer, find_layers
+from metanet.space.inference.naming import flattens
 from metanet.space.inference.options import CHAIN, Reading
 from metanet.space.inference.order import find_order, is_lost
 from metanet.space.inference.refusal import refuse
@@ -100,7 +101,7 @@ def infer(
 
 def _chain(layers: Sequence[Layer], reading: Reading, lost: bool) -> tuple[Chain, State]:
     order, problem = find_order(layers, reading, lost)
-    visited = Chain(reading)
+    visited = Chain(reading, flattens(order))
     end = visited.run(order, State())  # first: that layers do not fit together says more than that a name is unknown
     if problem is not None:
         raise problem.error()
@@ -112,7 +113,7 @@ def _residual(layers: Sequence[Layer], reading: Reading, lost: bool) -> tuple[Ch
     stem, blocks, head = split(layers, {} if lost else {layer.path: at for at, layer in enumerate(layers)})
     if reading.grouped is None and is_resnext(blocks):
         reading = replace(reading, grouped=True)
-    visited, state = Chain(reading), State()
+    visited, state = Chain(reading, flattens=True), State()
     steps: list[Step] = [*stem, *blocks, *head]
     for step in steps:
         state = step.run(visited, state) if isinstance(step, ResidualBlock) else visited.step(step, state)

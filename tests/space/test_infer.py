@@ -119,6 +119,8 @@ OPTIONS = {  # what those networks do not tell by themselves
     "grouped": {"grouped": True},
     "flat norm": {"channels_last": False},
     "one dimension": {"channels_last": False},
+    "conv1 bn1 fc": {"channels_last": False},
+    "keras names": {"channels_last": False},
 }
 
 

@@ -42,12 +42,14 @@ class Chain:
 
     Attributes:
         reading: What the user said.
+        flattens: Whether names say that maps are flattened as they are before linear layers.
         walk: The links, as a trace would leave them.
         dims: Dims of every tensor.
         seen: Sizes of the values so far, the input first.
     """
 
     reading: Reading = field(default_factory=Reading)
+    flattens: bool = False
     walk: Walk = field(default_factory=Walk)
     dims: dict[str, tuple[Dim, ...]] = field(default_factory=dict)
     seen: list[int] = field(default_factory=list)
@@ -94,7 +96,7 @@ class Chain:
             return dim
         last = self.reading.channels_last
         if last is None:
-            if not _is_map(count, state.taps):
+            if not (self.flattens and _is_map(count, state.taps)):
                 raise refuse(
                     *layer.main, f"reads {count} times the {dim.size} channels of '{state.before}'",
                     [*FLATTEN, "several poolings joined, as the maximum and the mean"],

@@ -61,6 +61,17 @@ def refuse_unclear_storage(order: Sequence[Layer], reading: Reading, residual: b
     weights = [layer for layer in order if layer.kind in ("linear", "convolution")]
     if reading.transposed is not None or len(weights) < 2:
         return
+    first = weights[0]
+    if (
+        first.kind == "linear"
+        and not first.inputs_last
+        and "bias" not in first.names
+        and first.size == read_size(first)
+    ):
+        raise refuse(
+            *first.main, "comes first, is square and has no bias",
+            [STORED[0], "an embedding, whose rows are looked up by number"],
+        )  # fmt: skip
     matrices = [layer for layer in weights if layer.kind == "linear" and "kernel" not in layer.names["weight"]]
     if matrices and all(layer.size == read_size(layer) for layer in matrices):
         raise refuse(*matrices[0].main, "is square, as all matrices of the file are", STORED)

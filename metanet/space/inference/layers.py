@@ -165,7 +165,7 @@ def _vector_kind(
     role = next(iter(names))
     if stem in SLOPES and set(names) == {"weight"}:
         return "slope", 1
-    if stem in CHANNELWISE and "weight" in names:
+    if stem in CHANNELWISE and set(names) == {"weight"}:
         return "norm", 1
     if set(names) == {"weight"} and shapes["weight"] == (1,):
         return "slope", 1

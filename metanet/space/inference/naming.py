@@ -6,7 +6,7 @@ Everything that is not on the lists of this module proves nothing: layers of suc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from metanet.space.inference.blocks import check_block
 from metanet.space.inference.layers import Layer
@@ -77,11 +77,9 @@ class Naming:
     """Finds the order of layers by their names.
 
     Attributes:
-        registered: Position of every layer's path in the file, if the file keeps the order of the code; else empty.
         chain: Whether the user said that the layers form a chain, so that skip connections are out of the question.
     """
 
-    registered: dict[str, int] = field(default_factory=dict)
     chain: bool = False
 
     def order(self, layers: Sequence[Layer], depth: int = 0, inside: str = "") -> list[Layer]:
@@ -139,6 +137,7 @@ class Naming:
             raise Unlisted(next(iter(children.values()))[0], "stands beside no layer with a weight", "a custom layer")
         self._check_families(units)
         units.sort(key=lambda unit: (unit.rank, unit.number if unit.number is not None else 0))
+        self._check_start(units)
         return self._placed(units, vectors)
 
     def _units(self, name: str, layers: list[Layer], depth: int) -> list[Unit]:
@@ -150,7 +149,7 @@ class Naming:
             raise Unlisted(layers[0], f"lies in '{name}', a name that denotes no place in a chain",
                            "parallel layers that read the same value", "a layer that is used twice")  # fmt: skip
         if leaf:
-            self._check_leaf(layers[0], number)
+            self._check_leaf(layers[0], rank, number)
             return [Unit(rank, stem, number, list(layers))]
         own = self._inner(layers, depth, name)
         if number is not None and not self.chain:
@@ -159,10 +158,23 @@ class Naming:
             return [Unit(rank, stem, number, own)]
         return [Unit(rank, name, at, part, True) for at, part in numbered_parts(own, depth + 1)]
 
-    def _check_leaf(self, layer: Layer, number: int | None) -> None:
-        if number is None and layer.size == read_size(layer) and not self.chain:
+    def _check_leaf(self, layer: Layer, rank: int, number: int | None) -> None:
+        if number is not None or self.chain:
+            return
+        if layer.size == read_size(layer):
             raise Unlisted(layer, "reads as many values as it writes and has no number",
                            "a recurrent layer that is used many times")  # fmt: skip
+        if rank == BODY:
+            raise Unlisted(layer, "has no number", "a recurrent layer that is used many times")
+
+    def _check_start(self, units: Sequence[Unit]) -> None:
+        """Raise if the first of several layers has no number, and reads enough to read its own output, too."""
+        first = units[0]
+        layer = _weight(first)
+        bare = first.number is None and first.rank == DENSE and first.family not in KERAS
+        if bare and len(units) > 1 and read_size(layer) > layer.size and layer.kind == "linear" and not self.chain:
+            raise Unlisted(layer, "has no number and reads more than it writes",
+                           "a recurrent layer, which reads its own output beside the input")  # fmt: skip
 
     def _check_families(self, units: Sequence[Unit]) -> None:
         """Raise if two families stand in the same stage, or numbers have gaps."""
@@ -220,10 +232,6 @@ class Naming:
                 ways[way] = None
         if not ways:
             raise Unlisted(own[0].layer, "fits no layer that its name could belong to", "a norm of another value")
-        if len(ways) > 1 and own[0].number is not None and self.registered:
-            here = tuple(sum(self.registered[w.path] < self.registered[v.layer.path] for w in weights) for v in own)
-            if here in ways:
-                return here
         if len(ways) > 1 and not self.chain:
             raise Unlisted(
                 own[0].layer, f"could act on {len(ways)} different values, by its name and size",
@@ -251,6 +259,24 @@ def _ways(own: list[Vector], units: list[Unit], possible: list[set[int]]) -> lis
     if base <= 1 and max(numbers) - base < len(units):
         ways += [tuple(number - base + 1 - shift for number in numbers) for shift in (0, 1)]
     return ways
+
+
+def flattens(order: Sequence[Layer]) -> bool:
+    """Return whether names say that maps are flattened as they lie in memory, without a permute before.
+
+    So they do in one Sequential, between ``features`` and ``classifier``, and in Keras. In code with a forward of its
+    own (``conv1``, ``fc1``) both are common.
+    """
+    kernels = [layer for layer in order if layer.kind == "convolution"]
+    matrices = [layer for layer in order if layer.kind == "linear"]
+    if not kernels or not matrices:
+        return False
+    before, after = kernels[-1], matrices[0]
+    if after.inputs_last:
+        return True
+    pairs = zip(before.components, after.components, strict=False)
+    own = next(((a, b) for a, b in pairs if a != b), ("", ""))
+    return own in (("features", "classifier"), ("cnn", "linear")) or all(name.isdigit() for name in own)
 
 
 def numbered_parts(layers: Sequence[Layer], depth: int) -> list[tuple[int, list[Layer]]]:

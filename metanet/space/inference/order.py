@@ -57,9 +57,8 @@ def find_order(layers: Sequence[Layer], reading: Reading, lost: bool) -> tuple[l
     """
     numbers = [layer for layer in layers if layer.kind == "scalar"]
     rest = [layer for layer in layers if layer.kind != "scalar"]
-    registered = {} if lost else {layer.path: at for at, layer in enumerate(rest)}
     try:
-        return [*numbers, *Naming(registered, reading.chain).order(rest)], None
+        return [*numbers, *Naming(reading.chain).order(rest)], None
     except Unlisted as unlisted:
         problem = unlisted
     if reading.chain and not lost:

@@ -71,7 +71,7 @@ def split(layers: Sequence[Layer], registered: dict[str, int]) -> tuple[list[Lay
             places.setdefault((int(found[1]), int(found[2])), []).append(layer)
     stem, head = [], []
     try:
-        naming = Naming(registered)
+        naming = Naming()
         stem = _ordered(naming, [layer for layer in rest if layer.kind != "linear"])
         head = _ordered(naming, [layer for layer in rest if layer.kind == "linear"])
     except Unlisted as unlisted:

@@ -61,9 +61,12 @@ def proves_chain(order: Sequence[Layer]) -> bool:
     """Return whether sizes leave no other computation than a chain.
 
     The input and all outputs have sizes that differ pairwise, and no size is the sum of two others: then no two values
-    can be added, multiplied or joined, no layer can be used twice, and no two layers can read the same value.
+    can be added, multiplied or joined, no layer can be used twice, and no two layers can read the same value. The input
+    is smaller than all hidden values: then none of them is fed back beside it, as in a recurrent cell.
     """
     sizes = [read_size(order[0]), *(layer.size for layer in order)]
+    if any(size < sizes[0] for size in sizes[1:-1]):
+        return False
     return len(set(sizes)) == len(sizes) and not {a + b for a, b in combinations(sizes, 2)} & set(sizes)
 
 
