@@ -124,7 +124,7 @@ def audit(
         split: Split of the zoo that nets are drawn from.
         nets: How many nets, drawn at random over all spaces.
         seed: Seed of the draws.
-        trust: Import classes that the run names from outside metanet and torch.
+        trust: Import the metanet's class by name if the run names one that is not metanet's own.
         progress: Told the name of each transformation as it begins.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +12,18 @@ from typing import Any
 import torch
 
 from metanet.checkpoint import Checkpoint, load
-from metanet.errors import CheckpointError, ConfigError, MetanetError, SpaceError
+from metanet.errors import CheckpointError, ConfigError, SpaceError
 from metanet.graph import NeuronGraph
 from metanet.graph.build import SPACE_KEY
 from metanet.graph.match import Match, activations, matches
 from metanet.space import WeightSpace
 from metanet.space.infer import infer
 from metanet.space.inference.options import InferOptions
-from metanet.tasks import TASKS, PropertyTask
-from metanet.tasks.base import TASK
+from metanet.tasks import PropertyTask
+from metanet.tasks.restore import load_task
 
 PathLike = str | os.PathLike[str]
 BATCH = 64  # nets at once
-TRUSTED = ("metanet.", "torch.")  # where classes that a run names may come from
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def predict(
         activation: Nonlinearity of the nets, which a state dict does not tell.
         any_architecture: Read architectures that the metanet was not trained on; their space is inferred if need be.
         options: What inference needs to be told of them: options of :func:`metanet.infer`.
-        trust: Import classes that the run names from outside metanet and torch.
+        trust: Import the metanet's class by name if the run names one that is not metanet's own.
 
     Returns:
         One prediction per file and per net of a graph, in order.
@@ -108,10 +107,14 @@ def predict(
 
 
 def load_run(run: PathLike, trust: bool = False) -> PropertyTask:
-    """Load the best checkpoint of a run folder, or a ``.ckpt`` file.
+    """Load the best checkpoint of a run folder, or a ``.ckpt`` file; nothing that it names is imported or called.
+
+    Args:
+        run: The folder or the file.
+        trust: Import the metanet's class by name if the run names one that is not metanet's own.
 
     Raises:
-        CheckpointError: There is none, it is damaged or no run of metanet's, or it names classes from elsewhere.
+        CheckpointError: There is none, it is damaged or no run of metanet's, or it names a class from elsewhere.
     """
     path = Path(run)
     if path.is_dir():
@@ -121,48 +124,7 @@ def load_run(run: PathLike, trust: bool = False) -> PropertyTask:
                 "`python train.py fit` wrote, or a .ckpt file."
             )
         path = path / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"No run at {path}. Give a folder that `python train.py fit` wrote, or a .ckpt file.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        parameters = content["hyper_parameters"]
-    except Exception as error:  # a damaged file raises whatever its damage leads to
-        raise CheckpointError(
-            f"Cannot read {path} as a checkpoint of a run: got {_first_line(error)}. Accepted: a whole .ckpt file that "
-            "`python train.py fit` wrote; if it was copied, copy it again."
-        ) from None
-    if not trust:
-        _check_classes(path, parameters)
-    kind = TASKS.get(content.get(TASK, "regression"))
-    if kind is None:
-        raise CheckpointError(f"{path}: got the task {content[TASK]!r}. Accepted: {', '.join(TASKS)}.")
-    try:
-        return kind.load_from_checkpoint(path, map_location="cpu", weights_only=True).eval()
-    except MetanetError as error:
-        raise CheckpointError(f"{path}: {error}") from None
-    except (Exception, SystemExit) as error:  # whatever a class that another version wrote leads to
-        raise CheckpointError(f"{path} does not fit this version of metanet: got {_first_line(error)}.") from error
-
-
-def _check_classes(path: Path, parameters: Any) -> None:
-    for name in _class_paths(parameters):
-        if not name.startswith(TRUSTED):
-            raise CheckpointError(
-                f"{path} names the class {name}, which would be imported from outside metanet. If you trust the run, "
-                "pass --trust (trust=True)."
-            )
-
-
-def _class_paths(value: Any) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key in ("class_path", "_class_path"):
-                yield str(inner)
-            else:
-                yield from _class_paths(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _class_paths(inner)
+    return load_task(path, trust)
 
 
 class _Reader:
@@ -286,8 +248,3 @@ def _describe(space: WeightSpace) -> str:
 
 def _shorten(items: Sequence[str], limit: int = 3) -> str:
     return ", ".join(items) if len(items) <= limit else f"{', '.join(items[: limit - 1])}, ..., {items[-1]}"
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0].rstrip('.')}" if text else type(error).__name__

@@ -25,11 +25,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from rich.console import Console
 
 import metanet.models
-from metanet.errors import MetanetError
+from metanet.errors import CheckpointError, ConfigError, MetanetError
 from metanet.models import Metanet
 from metanet.tasks import TASKS
 from metanet.tasks.callbacks import (
-    CHECKPOINTS,
     EpochLines,
     RunConfig,
     RunNotes,
@@ -39,6 +38,9 @@ from metanet.tasks.callbacks import (
     run_folder,
 )
 from metanet.tasks.report import RunFacts, machine_name
+from metanet.tasks.restore import stored_settings
+from metanet.tasks.resume import HERE, ResumeCheck, RunCheckpointIO, best_file
+from metanet.tasks.run_file import first_line, read_run_file
 from metanet.zoo.data import ZooDataModule
 
 RUNS = Path("runs")
@@ -136,8 +138,40 @@ class MetanetCLI(LightningCLI):
             callbacks.append(EpochLines())
         for name, value in {"enable_model_summary": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10}.items():
             defaults[name] = value if given[name] is None else given[name]
-        callbacks.append(RunNotes(self.folder, _resume_command()))
+        callbacks += [RunNotes(self.folder, _resume_command()), ResumeCheck(self.checkpoints)]
+        plugins = given["plugins"] or []
+        defaults["plugins"] = [self.checkpoints, *(plugins if isinstance(plugins, list) else [plugins])]
         return super().instantiate_trainer(**defaults, **kwargs)
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the settings of the task, but no optimiser, from a checkpoint that is named; its classes are metanet's.
+
+        Raises:
+            CheckpointError: It cannot be read, or names a class that the configuration does not.
+            ConfigError: It is a word that the command does not know.
+        """
+        command = self.config.get("subcommand")
+        given = self.config[command].get("ckpt_path") if command else None
+        target = str(self.config[command]["data"]["target"]) if command else ""
+        self.checkpoints = RunCheckpointIO(self.task, target, weights=command != "fit")
+        if not given or (given == "last" and command == "fit"):
+            return
+        if not Path(given).exists():
+            words = "last, or a .ckpt file on this machine" if command == "fit" else "a .ckpt file on this machine"
+            raise ConfigError(f"--ckpt_path: got {given!r}. Accepted: {words}.")
+        self.config = self.parser.parse_object(
+            {command: {"model": stored_settings(Path(given), self.config[command]["model"]["metanet"])}}, self.config
+        )
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run it; a checkpoint that cannot be restored is one line."""
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as error:
+            file = self.checkpoints.pending
+            if file is None or (isinstance(error, MetanetError) and str(file) in str(error)):
+                raise
+            raise CheckpointError(f"Cannot restore {file}: got {first_line(error)}. {HERE}") from error
 
     def before_fit(self) -> None:
         """Make the run folder, so that a folder that cannot be written fails before any training."""
@@ -146,23 +180,25 @@ class MetanetCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Test the best checkpoint beside StatNN; print the table, write scores and picture."""
-        best = next((c.best_model_path for c in self.trainer.checkpoint_callbacks if c.monitor), "")  # type: ignore[attr-defined]
-        if self._is_trial or not best:
+        found = [c for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        kept = next((c for c in found if c.monitor), None)
+        best = best_file(kept) if kept is not None and not self._is_trial else None
+        if kept is None or best is None:
             return
-        self.trainer.test(self.model, self.datamodule, ckpt_path=best, verbose=False, weights_only=True)
-        report = self.model.report(self.datamodule, self.seed, self._facts(best))
-        files = [*report.write(self.folder), self.folder / CHECKPOINTS / Path(best).name]
+        self.checkpoints.weights = True
+        self.trainer.test(self.model, self.datamodule, ckpt_path=str(best), verbose=False)
+        report = self.model.report(self.datamodule, self.seed, self._facts(kept, best))
+        files = [*report.write(self.folder), best]
         console = Console()
         console.print(report.table())
         console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
 
-    def _facts(self, best: str) -> RunFacts:
+    def _facts(self, kept: ModelCheckpoint, best: Path) -> RunFacts:
         notes = next(c for c in self.trainer.callbacks if isinstance(c, RunNotes))  # type: ignore[attr-defined]
-        chosen = next(c for c in self.trainer.checkpoint_callbacks if c.best_model_path == best)  # type: ignore[attr-defined]
         return RunFacts(
             monitor=self.model.monitor,
-            validation=float(chosen.best_model_score),  # type: ignore[attr-defined]
-            epoch=int(torch.load(best, map_location="cpu", weights_only=True)["epoch"]),
+            validation=float(kept.best_model_score),  # type: ignore[arg-type]
+            epoch=int(read_run_file(best)["epoch"]),
             epochs=self.trainer.current_epoch,
             parameters=sum(p.numel() for p in self.model.metanet.parameters() if p.requires_grad),
             seconds_per_epoch=statistics.median(notes.seconds) if notes.seconds else None,

@@ -19,7 +19,7 @@ def audit(
     plot: Annotated[str | None, typer.Option(metavar="FILE", help="Draw predictions before and after.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Import classes that the run names from outside metanet and torch.")
+        bool, typer.Option("--trust", help="Import the metanet's class if the run names one that is not metanet's own.")
     ] = False,
 ) -> None:
     """Measure the invariances of a trained metanet; exits with 1 if one that it claims does not hold."""

@@ -41,7 +41,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Import classes that the run names from outside metanet and torch.")
+        bool, typer.Option("--trust", help="Import the metanet's class if the run names one that is not metanet's own.")
     ] = False,
 ) -> None:
     """Predict a property of networks, such as their test accuracy, from their weights."""

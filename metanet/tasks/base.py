@@ -18,13 +18,11 @@ from metanet.errors import CheckpointError, ConfigError
 from metanet.graph import NeuronGraph
 from metanet.models.base import Metanet
 from metanet.space import WeightSpace
+from metanet.tasks.run_file import SPACES, TASK
 from metanet.zoo.data import ZooBatch, ZooDataModule
 
 if TYPE_CHECKING:
     from metanet.tasks.report import RunFacts, RunReport
-
-SPACES = "metanet_spaces"  # keys of the checkpoint
-TASK = "metanet_task"
 
 
 class PropertyTask(pl.LightningModule):

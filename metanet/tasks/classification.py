@@ -16,10 +16,9 @@ from metanet.models.base import Metanet
 from metanet.tasks.base import PropertyTask
 from metanet.tasks.class_report import ClassReport, statnn_classes
 from metanet.tasks.report import RunFacts
+from metanet.tasks.run_file import CLASSES
 from metanet.tasks.scores import ClassScores, classified
 from metanet.zoo.data import ZooDataModule
-
-CLASSES = "metanet_classes"  # key of the checkpoint
 
 
 class PropertyClassification(PropertyTask):

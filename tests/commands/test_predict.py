@@ -193,7 +193,7 @@ def test_a_run_does_not_import_what_it_names(run, files, tmp_path):
     content = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     content["hyper_parameters"]["metanet"]["class_path"] = "somewhere.Evil"
     torch.save(content, tmp_path / "evil.ckpt")
-    with pytest.raises(MetanetError, match=r"names the class somewhere.Evil.*--trust"):
+    with pytest.raises(MetanetError, match=r"names the class 'somewhere.Evil'.*--trust"):
         predict(tmp_path / "evil.ckpt", [files["relu"]])
     with pytest.raises(MetanetError, match="does not fit this version"):
         predict(tmp_path / "evil.ckpt", [files["relu"]], trust=True)
