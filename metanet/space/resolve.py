@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from metanet.space.axes import Dim, factors_of, find, pieces_of
 from metanet.space.labels import Axis, AxisKind, Label
+from metanet.space.uses import drafts_of_uses
 from metanet.space.walk import Value, Walk
 from metanet.space.weight_space import Link, TensorSpec, WeightSpace
 
@@ -49,7 +50,7 @@ def resolve(
             d.stride,
             d.module,
         )
-        for d in walk.links
+        for d in (*walk.links, *drafts_of_uses(tensors, walk))
     )
     opaque = tuple(dict.fromkeys(walk.opaque))
     indexed = {axis for spec in specs for axis in spec.axes}

@@ -116,11 +116,14 @@ class Traced:
             if kind in (InputKind.PARAMETER, InputKind.BUFFER) and target in self.governed:
                 name = next((n for n in (target, *self.aliases.get(target, ())) if n in first), target)
                 dims = tuple(map(Dim, shape))
-                values[node] = first.setdefault(name, Value(dims, Origin(name, tuple(range(len(dims))))))
+                values[node] = first.setdefault(
+                    name, Value(dims, Origin(name, tuple(range(len(dims)))), 0, frozenset(), frozenset([name]), False)
+                )
             else:
                 reason = "input" if kind is InputKind.USER_INPUT else f"constant '{target}'"
                 alike = _uniform(self.program.constants.get(target or ""))
-                values[node] = Value(tuple(Dim(s, None if i in alike else reason) for i, s in enumerate(shape)))
+                dims = tuple(Dim(s, None if i in alike else reason) for i, s in enumerate(shape))
+                values[node] = Value(dims, data=kind is InputKind.USER_INPUT)
         return values
 
 

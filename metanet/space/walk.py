@@ -6,80 +6,21 @@ and use the methods here; an operation without a rule freezes whatever it touche
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from metanet.space.axes import Dim, counted, factors_of, freeze, product, unify
+from metanet.space.axes import Dim, freeze, product, unify
 from metanet.space.calls import bind, instances, is_read, map_results, module_path, operation_name, shape_of
 from metanet.space.rules.registry import lookup
+from metanet.space.values import SELECTIONS, LinkDraft, Origin, Use, Value, marked, tensors_in
 from metanet.space.weight_space import LinkKind, Opaque
 
-
-@dataclass(frozen=True)
-class Origin:
-    """That a value is a view of one tensor of the state dict.
-
-    Attributes:
-        tensor: Name of the tensor.
-        dims: For each dimension of the value, the tensor's dimension it runs over, or None.
-    """
-
-    tensor: str
-    dims: tuple[int | None, ...]
-
-
-@dataclass(frozen=True)
-class Value:
-    """What is known of one tensor value during the walk.
-
-    Attributes:
-        dims: The label of each dimension.
-        origin: The state-dict tensor it is a view of, if it is one.
-        depth: Weight links on the longest path from the input.
-        pending: Numbers of the links whose following activation has not been met yet.
-    """
-
-    dims: tuple[Dim, ...]
-    origin: Origin | None = None
-    depth: int = 0
-    pending: frozenset[int] = frozenset()
-
-    @functools.cached_property
-    def factors(self) -> tuple[tuple[Dim, ...], ...]:
-        """The factors of every dimension, to be asked for after the walk: they are remembered."""
-        return tuple(tuple(factors_of(d)) for d in self.dims)
-
-    @functools.cached_property
-    def repeated(self) -> frozenset[Dim]:
-        """Atoms that stand in two dimensions (``z_i z_j``) or twice in one, to be asked for after the walk."""
-        return frozenset(atom for atom, count in counted(self.dims).items() if count > 1)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Size of each dimension."""
-        return tuple(d.size for d in self.dims)
-
-
-@dataclass
-class LinkDraft:
-    """A :class:`~metanet.space.weight_space.Link` whose labels are still dims."""
-
-    tensor: str
-    kind: LinkKind
-    source: Dim | None
-    target: Dim
-    source_dims: tuple[int, ...]
-    target_dims: tuple[int, ...]
-    depth: int
-    stride: tuple[int, ...]
-    module: str
-    activation: str | None = None
+__all__ = ["LinkDraft", "Origin", "Value", "Walk", "tensors_in"]
 
 
 @dataclass
@@ -87,13 +28,17 @@ class Walk:
     """State of one walk.
 
     Attributes:
-        links: Uses of tensors found so far.
+        links: Uses of tensors that rules recorded, so far.
+        uses: By tensor, where it met data; from these follow links of tensors for which no rule recorded one.
+        linked: Names of the tensors that have links.
         opaque: Operations that were not understood.
         values: What each graph node yields: a Value, a tuple of them, or plain data.
         distrusted: Names of nodes whose rules are not to be believed: they are treated as not understood.
     """
 
     links: list[LinkDraft] = field(default_factory=list)
+    uses: dict[str, list[Use]] = field(default_factory=dict)
+    linked: set[str] = field(default_factory=set)
     opaque: list[Opaque] = field(default_factory=list)
     values: dict[fx.Node, Any] = field(default_factory=dict)
     distrusted: frozenset[str] = frozenset()
@@ -112,7 +57,7 @@ class Walk:
             elif node.op == "get_attr":
                 self.values[node] = _attribute(node)
             elif node.op == "call_function":
-                self.values[node] = self._call(node)
+                self.values[node] = self._followed(node, self._call(node))
             elif node.op == "output":
                 return self._arguments(node.args[0])
         return None
@@ -234,6 +179,7 @@ class Walk:
             depth, tuple(stride), module_path(node),
         )  # fmt: skip
         self.links.append(draft)
+        self.linked.add(draft.tensor)
         return frozenset([len(self.links) - 1])
 
     def unary(self, node: fx.Node, kind: LinkKind, weight: Value | None, depth: int) -> frozenset[int]:
@@ -269,6 +215,29 @@ class Walk:
             return self.unknown(node, "its rule gave dims that do not fit the shape of the result", (inputs, result))
         return result
 
+    def _followed(self, node: fx.Node, result: Any) -> Any:
+        """The result, told which tensors it is made of; their meeting with data is recorded."""
+        if node.target is operator.getitem:
+            return result
+        inputs = list(tensors_in([self.values.get(n) for n in node.all_input_nodes]))
+        data = any(v.data for v in inputs)
+        tensors = frozenset().union(*(v.tensors for v in inputs))
+        if data and tensors and len(inputs) > 1:
+            results = list(tensors_in(result))
+            self._meet(node, inputs, tensors - self.linked, results)
+            chosen = operation_name(node) in SELECTIONS
+            kept = (v for v in inputs if chosen or (v.data and results and v.shape == results[0].shape))
+            tensors = frozenset().union(*(v.tensors for v in kept))
+        return marked(result, tensors, data)
+
+    def _meet(self, node: fx.Node, inputs: Sequence[Value], tensors: frozenset[str], results: Sequence[Value]) -> None:
+        depth = max((v.depth for v in results), default=0)
+        given = tuple(d for v in results for d in v.dims)
+        for name in sorted(tensors):
+            others = tuple(d for v in inputs if name not in v.tensors for d in v.dims)
+            use = Use(operation_name(node), module_path(node), given, others, depth)
+            self.uses.setdefault(name, []).append(use)
+
     def _pointwise(self, node: fx.Node) -> Any:
         tagged = torch.Tag.pointwise in getattr(node.target, "tags", ())
         return lookup("aten.pointwise") if tagged and isinstance(node.meta["val"], torch.Tensor) else None
@@ -281,11 +250,6 @@ def _fits(example: Any, result: Any) -> bool:
     if isinstance(example, list | tuple):
         return isinstance(result, list | tuple) and all(map(_fits, example, result)) and len(example) == len(result)
     return True
-
-
-def tensors_in(items: Any) -> Iterator[Value]:
-    """All values within nested arguments."""
-    return instances(items, Value)
 
 
 def _attribute(node: fx.Node) -> Any:

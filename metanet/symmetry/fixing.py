@@ -13,7 +13,7 @@ or multiplication with it, so that any function may follow; nothing is lost, for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -32,11 +32,13 @@ class Step:
         gauge: The gauge; a combination of several of the space's in the case of signs.
         frame: The parts of tensors that its frame is made of.
         rank: What they are: 0 incoming weights, 1 variances, 2 scales of norms, 3 outgoing weights, 4 biases.
+        others: Axes of gauges yet to be fixed that move the same parts: over these the frame is a geometric mean.
     """
 
     gauge: Gauge
     frame: tuple[GaugePart, ...]
     rank: int
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ def fixing_of(space: WeightSpace) -> Fixing:
     while open_gauges:
         ranked = [(_rank(space, p), n) for n, g in enumerate(open_gauges) for p in _alone(g, open_gauges)]
         if not ranked:
-            break
+            step = next((s for g in open_gauges if (s := _together(space, g, open_gauges)) is not None), None)
+            if step is None:
+                break
+            steps.append(step)
+            done = [
+                g for g in open_gauges if set(g.axes) <= set(step.gauge.axes) and _tensors(g) == _tensors(step.gauge)
+            ]
+            open_gauges = [g for g in open_gauges if g not in done]
+            continue
         rank, number = min(ranked)
         gauge = open_gauges[number]
         frame = tuple(p for p in _alone(gauge, open_gauges) if _rank(space, p) == rank)
@@ -103,6 +113,46 @@ def _alone(gauge: Gauge, others: Sequence[Gauge]) -> list[GaugePart]:
     return [p for p in gauge.parts if not any(t == p.tensor and _meet(c, p.chosen) for t, c in taken)]
 
 
+def _together(space: WeightSpace, gauge: Gauge, others: Sequence[Gauge]) -> Step | None:
+    """The step for a gauge all of whose parts others move too, along other axes of the same tensors alike.
+
+    With ``W_ij -> c_i a_j W_ij`` the geometric mean over ``j`` of the sizes of rows is multiplied by ``c_i`` and one
+    constant, which the step of ``a`` then takes away. Where ``j`` may be permuted in another way for every ``i``, such
+    permutations and ``a`` make all scalings ``c_ij``, so that one step takes them all.
+    """
+    moved = {p.tensor: p.exponent for p in gauge.parts}
+    along: list[str] = []
+    for other in others:
+        if other is gauge or not moved.keys() & {p.tensor for p in other.parts}:
+            continue
+        if {p.tensor: p.exponent for p in other.parts} != moved or len(other.parts) != len(moved):
+            return None
+        along += other.axes
+    if len(gauge.parts) != len(moved) or any(p.chosen or p.offset for g in (gauge, *others) for p in g.parts):
+        return None
+    axes = [*gauge.axes, *along]
+    plain = [p for p in gauge.parts if all(_plain(space, p.tensor, name) for name in axes)]
+    if len(set(axes)) < len(axes) or not plain:
+        return None
+    part = min(plain, key=lambda p: _rank(space, p))
+    apart = (g for g in space.gauges if g.kind == "permutation" and _tensors(g) == _tensors(gauge))
+    if any(set(g.axes) == set(axes) for g in apart) and len(plain) == len(gauge.parts):
+        parts = tuple(replace(p, dims=()) for p in gauge.parts)
+        return Step(replace(gauge, axes=tuple(axes), parts=parts), (replace(part, dims=()),), _rank(space, part))
+    return Step(gauge, (part,), _rank(space, part), tuple(along))
+
+
+def _tensors(gauge: Gauge) -> set[str]:
+    return {p.tensor for p in gauge.parts}
+
+
+def _plain(space: WeightSpace, tensor: str, axis: str) -> bool:
+    """Whether an axis indexes a tensor once, and no concatenation in it."""
+    labels = space.tensor[tensor].labels
+    names = [name for label in labels for name in label.axes]
+    return names.count(axis) == 1 and all(len(label.pieces()) == 1 for label in labels if axis in label.axes)
+
+
 def _meet(one: tuple[tuple[str, int], ...], other: tuple[tuple[str, int], ...]) -> bool:
     """Whether two choices of entries share any."""
     return all(dict(other).get(axis, entry) == entry for axis, entry in one)
@@ -118,6 +168,8 @@ def _rank(space: WeightSpace, part: GaugePart) -> int:
 
 def _frame(space: WeightSpace, step: Step, tensors: Mapping[str, Tensor]) -> Tensor:
     """``[B, *sizes]``: root of the summed squares of the parts, or the sign of the norm's scale."""
+    if step.others:
+        return _averaged(space, step, tensors)
     total: Tensor | None = None
     for part in step.frame:
         for view, order in views(space.tensor[part.tensor], part, step.gauge.axes, tensors[part.tensor], True):
@@ -133,6 +185,15 @@ def _frame(space: WeightSpace, step: Step, tensors: Mapping[str, Tensor]) -> Ten
     if total is None:
         raise RuntimeError(f"no part of {[p.tensor for p in step.frame]} is indexed by {step.gauge.axes}")
     return total if step.gauge.kind == "sign" else _root(total)
+
+
+def _averaged(space: WeightSpace, step: Step, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The same where other gauges move the part: a geometric mean over their axes; zero if any of its terms is."""
+    (part,) = step.frame
+    both = replace(step.gauge, axes=(*step.gauge.axes, *step.others))
+    sizes = _frame(space, Step(both, (replace(part, dims=()),), step.rank), tensors).flatten(1 + len(step.gauge.axes))
+    logarithms = torch.where(sizes == 0, 1, sizes).log().mean(-1)
+    return torch.where((sizes == 0).any(-1), 0, logarithms.exp())
 
 
 def _inverse(values: Tensor) -> Tensor:
