@@ -97,7 +97,9 @@ class _Builder:
             for labels, entries in self._part(link) if link.tensor in flat else self._choices(link.tensor):
                 show = self._block if link.kind in WEIGHT_KINDS and link.tensor not in flat else None
                 self._show(link, labels, entries, show)
-        placing = Placing(self.space, {key: self.written.get(number) for key, number in self.keys.items()})
+        names = dict(enumerate(self.keys))
+        written = {names[number]: depth for number, depth in self.written.items()}
+        placing = Placing(self.space, written, {names[b.source] for b in self.blocks})
         for spec in self.space.tensors:
             for labels, entries in self._missing(spec):
                 self._show(placing.link(spec, labels), labels, entries)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from metanet.space.labels import Label, product_label
 from metanet.space.weight_space import VECTOR_KINDS, Link, LinkKind, TensorSpec, WeightSpace
@@ -23,12 +23,12 @@ class Placing:
 
     Args:
         space: The space.
-        keys: Node sets that the space's own links connect, each with the depth at which it is written; None for a set
-            that is only read.
+        written: Depth at which links of the space write each node set that they write.
+        read: Node sets that links of the space read.
     """
 
-    def __init__(self, space: WeightSpace, keys: Mapping[Key, int | None]) -> None:
-        self.space, self.keys = space, keys
+    def __init__(self, space: WeightSpace, written: Mapping[Key, int], read: Collection[Key]) -> None:
+        self.space, self.written, self.read = space, written, read
         self.hints: dict[str, Link] = {}
         for link in space.links:
             self.hints.setdefault(link.tensor, link)
@@ -81,7 +81,7 @@ class Placing:
             source = tuple(d for d in sizes if d not in target)
             if target and source:
                 return target, source
-        alone = max(sizes, key=lambda d: (sizes[d], self._depth(labels[d]) is not None, -d))
+        alone = max(sizes, key=lambda d: (sizes[d], self._key(labels[d]) is not None, -d))
         rest = tuple(d for d in sizes if d != alone)
         if hint is not None and hint.source is not None:
             writes = alone in hint.target_dims
@@ -92,15 +92,27 @@ class Placing:
         return ((alone,), rest) if writes else (rest, (alone,))
 
     def _writes(self, one: Label, other: Label, first: bool) -> bool:
-        """Whether one of two dimensions is written: the deeper one, or the first, as in a linear layer."""
-        mine, its = self._depth(one), self._depth(other)
-        return first if mine is None or its is None or mine == its else mine > its
+        """Whether the first of two dimensions is written.
 
-    def _depth(self, label: Label) -> int | None:
-        """Where the neurons of a dimension are written, if that is known; inputs are written at 0."""
+        It is if nothing else writes its neurons and something reads them, or if they are deeper than the others; where
+        neither tells, if it stands first, as in a linear layer.
+        """
+        mine, its = self._key(one), self._key(other)
+        missing = [key in self.read and key not in self.written and self._hidden(key) for key in (mine, its)]
+        if missing[0] != missing[1]:
+            return missing[0]
+        depths = [None if key is None else self.written.get(key, 0) for key in (mine, its)]
+        if depths[0] is None or depths[1] is None or depths[0] == depths[1]:
+            return first
+        return depths[0] > depths[1]
+
+    def _hidden(self, key: Key | None) -> bool:
+        return key is not None and all(name in self.space.axis and self.space.axis[name].free for name in key)
+
+    def _key(self, label: Label) -> Key | None:
+        """The node set that a dimension runs over, if a link of the space connects it."""
         names = {a for a in label.axes if self.space.axis[a].free} or set(label.axes)
-        key = next((k for k in self.keys if set(k) == names), None)
-        return None if key is None else self.keys[key] or 0
+        return next((k for k in (*self.written, *self.read) if set(k) == names), None)
 
 
 def node_sizes(space: WeightSpace, labels: Sequence[Label]) -> dict[int, int]:

@@ -28,13 +28,17 @@ def drafts_of_uses(tensors: Mapping[str, Sequence[Dim]], walk: Walk) -> Iterator
     found = []
     for name, uses in walk.uses.items():
         if name not in walk.linked and name in tensors:
-            drafts = [_draft(name, tensors[name], use) for use in uses]
-            found.append(max(drafts, key=lambda d: (bool(d.source_dims and d.target_dims), d.kind != "linear")))
+            drafts = [d for use in uses if (d := _draft(name, tensors[name], use)) is not None]
+            if drafts:
+                found.append(max(drafts, key=lambda d: (bool(d.source_dims and d.target_dims), d.kind != "linear")))
     yield from sorted(found, key=lambda d: d.depth)
 
 
-def _draft(name: str, dims: Sequence[Dim], use: Use) -> LinkDraft:
-    """The link that one use makes: what stays in the result is the target, what is summed over the source."""
+def _draft(name: str, dims: Sequence[Dim], use: Use) -> LinkDraft | None:
+    """The link that one use makes: what stays in the result is the target, what is summed over the source.
+
+    None for a factor between two others in a product of parameters: neither side of it meets data.
+    """
     given, others = _atoms(use.result), _atoms(use.others)
     wide = [i for i, d in enumerate(dims) if d.size != 1]
     nodes = [i for i in wide if any(map(_is_node, leaves(dims[i])))]
@@ -43,6 +47,8 @@ def _draft(name: str, dims: Sequence[Dim], use: Use) -> LinkDraft:
     if read and not written:  # a factor of a product of parameters: it writes what only they share
         written = [i for i in read if not _nodes(dims[i]) & others]
         read = [i for i in read if i not in written]
+        if len(written) > 1 and not read:
+            return None
     chosen = [i for i in wide if i not in nodes]
     if not read and written and chosen and use.name in SELECTIONS:
         return _weight(name, "embedding", dims, written, chosen, [], use)

@@ -24,6 +24,7 @@ class Net(nn.Module):
                 setattr(self, name, part)
 
     def forward(self, *inputs):
+        """The function of the module and its inputs."""
         return self.function(self, *inputs)
 
 
@@ -80,6 +81,7 @@ class KAN(nn.Module):
         self.register_buffer("grid", torch.linspace(-2, 2, 10))
 
     def forward(self, x):
+        """``[B, in] -> [B, out]``."""
         weight = self.spline * self.scaler[..., None]
         bases = spline(x, self.grid).flatten(1)
         return F.linear(F.silu(x), self.base) + F.linear(bases, weight.reshape(len(weight), -1))
