@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,12 +11,16 @@ from torch import Tensor, nn
 
 from metanet.space.exporting import Inputs
 from metanet.space.weight_space import WeightSpace
-from metanet.symmetry.evaluation import Evaluation, relative_change
+from metanet.symmetry.evaluation import MAGNIFIED, Evaluation, Point
+from metanet.symmetry.generic import BINARY, elements, needed
 from metanet.symmetry.kinds import KINDS
-from metanet.symmetry.move import Move, sample
+from metanet.symmetry.move import Move
 
 TOLERANCE = 1e-9  # relative, float64; true symmetries stay below 1e-12, false ones above 1e-3
 ALIVE = 1e-6
+SMALL = 2**16  # parameters up to which every element is tried on weights and inputs of its own
+TRIALS = 16  # elements that are tried in small networks
+FEW = 4  # elements that move everything at once in large ones
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class GaugeCertificate:
         kind: ``"permutation"``, ``"scale"``, ``"sign"``, ``"phase"``, ``"shift"``, ``"linear"``, ``"orthogonal"`` or
             ``"rotation"``.
         count: How many gauges there are.
-        error: Relative output change when all of them act at once with random factors.
+        error: The largest relative output change when all of them act at once, alone or together with all else.
         control: Relative output change when they act on a single tensor; where that changes nothing, when the change of
             every entry is multiplied with a random number.
         failed: Places in ``space.gauges`` of those that change the output when they act alone.
@@ -69,7 +73,7 @@ class Certificate:
     Attributes:
         space: The space, with ``certified`` set accordingly.
         axes: One entry per free axis with two or more entries; empty if single axes were not asked for.
-        joint_error: Relative output change when all axes are permuted at once.
+        joint_error: The largest relative output change when all axes are permuted at once.
         gauges: One entry per kind of gauge that the space claims.
     """
 
@@ -116,10 +120,12 @@ def certify(
     Parameters *and* norm statistics are randomised first (fresh ones hide wrong claims), the network runs in eval mode
     in float64 on random inputs, and every axis is permuted alone, then all together. The error is
     ``max|f(g·w) - f(w)| / max|f(w)|``. As a control, single tensors of the axis are permuted: the output must move.
-    Gauges act all at once, kind by kind, and one by one where that fails.
+    Gauges act all at once, kind by kind, and one by one where that fails. Then further elements, which together
+    generate the group (:mod:`metanet.symmetry.generic`), move all axes and gauges at once: 16 on weights and inputs of
+    their own in networks of up to 65,536 parameters; 4, and more for many signs, on two sets of inputs in larger ones.
 
     Args:
-        module: The network; it is copied, not changed.
+        module: The network; it is left as it was.
         space: The claim.
         example_inputs: As given to :func:`metanet.trace`. Floating-point inputs are replaced by random ones.
         seed: Seed of weights, inputs and permutations.
@@ -129,49 +135,130 @@ def certify(
         The certificate; ``certificate.space.certified`` says whether everything held.
 
     Raises:
-        SpaceError: The network gives non-finite or constant-zero outputs on randomised weights, or has none.
+        SpaceError: The network gives non-finite or constant-zero outputs on randomised weights, or has none; or it does
+            not run on such weights in float64.
     """
     return measure(Evaluation(module, example_inputs, seed), space, per_axis)
 
 
 def measure(evaluation: Evaluation, space: WeightSpace, per_axis: bool = True) -> Certificate:
     """The certificate of a space, given the network ready to run."""
-    state, base = evaluation.weights(space)
-
-    def change(moved: Mapping[str, Tensor]) -> float:
-        return relative_change(evaluation.outputs(moved), base)
-
-    joint = change(replace(sample(space, evaluation.seed), factors={}).apply(state))
+    first = evaluation.point(space)
+    trials = _trials(evaluation, space, first)
+    found = _Found(space, first, trials[0].move)
+    found.permuted(first, trials[0].move)
+    for kind in found.kinds:
+        found.gauged(first, trials[0].move, kind, control=True)
+    for trial in trials[1:]:
+        found.together(trial)
     axes: tuple[AxisCertificate, ...] = ()
-    if per_axis or not joint <= TOLERANCE:
+    if per_axis or not found.joint <= TOLERANCE:
         wide = [a.name for a in space.free_axes if a.size > 1]
-        axes = tuple(_check_axis(evaluation, space, name, state, base) for name in wide)
-    kinds = [k for k in KINDS if any(g.kind == k for g in space.gauges)]
-    gauges = tuple(_check_gauges(space, kind, state, change, evaluation.seed) for kind in kinds)
-    certificate = Certificate(space, axes, joint, gauges)
+        axes = tuple(_check_axis(space, name, first, found.shuffles) for name in wide)
+    gauges = tuple(found.kinds.values())
+    certificate = Certificate(space, axes, found.joint, gauges)
     return replace(certificate, space=replace(space, certified=certificate.ok))
 
 
-def _check_gauges(
-    space: WeightSpace, kind: str, state: dict[str, Tensor], change: Callable[[Mapping[str, Tensor]], float], seed: int
-) -> GaugeCertificate:
-    move = replace(sample(space, seed, kinds=(kind,)), perms={})
-    moved = move.apply(state)
-    error, control = change(moved), 0.0
-    for name in dict.fromkeys(p.tensor for n in move.factors for p in space.gauges[n].parts):
-        control = max(control, change({**state, name: moved[name]}))
+@dataclass(frozen=True)
+class _Trial:
+    """A group element, and the weights and inputs on which it is tried."""
+
+    point: Point
+    move: Move
+
+
+def _trials(evaluation: Evaluation, space: WeightSpace, first: Point) -> list[_Trial]:
+    """The elements to be tried: on weights of their own in small networks, on two sets of inputs in large ones.
+
+    In large networks the elements that are there to tell many signs apart move these alone, which is quick.
+    """
+    if space.parameters <= SMALL:
+        moves = elements(space, TRIALS if space.gauges or space.neurons else 1, evaluation.seed)
+        return [_Trial(evaluation.another(space, first, n) if n else first, move) for n, move in enumerate(moves)]
+    moves = elements(space, max(FEW, needed(space)), evaluation.seed)
+    signs = {n for n, g in enumerate(space.gauges) if g.kind in BINARY}
+    few = [Move(space, {}, {n: e for n, e in m.factors.items() if n in signs}) for m in moves[FEW:]]
+    points = first, evaluation.inputs_changed(first)
+    return [_Trial(points[n % 2], move) for n, move in enumerate((*moves[:FEW], *few))]
+
+
+class _Found:
+    """What is known so far of a space whose elements are tried one by one.
+
+    Args:
+        space: The space.
+        first: The first weights and inputs.
+        move: The first element.
+
+    Attributes:
+        joint: The largest error of permutations of all axes.
+        kinds: What was measured for every kind of gauge.
+        shuffles: The permutations of all axes that are to be tried axis by axis: the first, and those that failed.
+    """
+
+    def __init__(self, space: WeightSpace, first: Point, move: Move) -> None:
+        self.space, self.joint = space, 0.0
+        present = [k for k in KINDS if any(g.kind == k for g in space.gauges)]
+        counts = {k: sum(g.kind == k for g in space.gauges) for k in present}
+        self.kinds = {k: GaugeCertificate(k, count, 0.0, 0.0) for k, count in counts.items()}
+        self.shuffles = [(first, move.perms)]
+
+    def permuted(self, point: Point, move: Move) -> bool:
+        """Try the permutations of axes of an element; whether the outputs stay."""
+        error = point.change(Move(self.space, move.perms).apply(point.state)) if move.perms else 0.0
+        self.joint = max(self.joint, error)
+        if not error <= TOLERANCE and move.perms is not self.shuffles[0][1]:
+            self.shuffles.append((point, move.perms))
+        return error <= TOLERANCE
+
+    def gauged(self, point: Point, move: Move, kind: str, control: bool = False) -> bool:
+        """Try the gauges of one kind of an element; whether the outputs stay."""
+        own = Move(self.space, {}, {n: e for n, e in move.factors.items() if self.space.gauges[n].kind == kind})
+        moved, before = own.apply(point.state), self.kinds[kind]
+        error = point.change(moved)
+        failed = [] if error <= TOLERANCE else _guilty(lambda m: point.change(m.apply(point.state)) <= TOLERANCE, own)
+        self.kinds[kind] = replace(
+            before,
+            error=max(before.error, error),
+            control=_control(point, own, moved) if control else before.control,
+            failed=tuple(sorted({*before.failed, *failed})),
+        )
+        return error <= TOLERANCE
+
+    def together(self, trial: _Trial) -> None:
+        """Try all of an element at once; if it fails, find out which of its parts do."""
+        point, move = trial.point, trial.move
+        error = point.change(move.apply(point.state))
+        if error <= TOLERANCE:
+            self.joint = max(self.joint, 0.0 if self.kinds else error)
+            self.kinds = {k: replace(g, error=max(g.error, error)) for k, g in self.kinds.items()}
+            return
+        if error == error and point.magnified(self.space) > MAGNIFIED:
+            return  # the difference may be rounding
+        moved = [k for k in self.kinds if any(self.space.gauges[n].kind == k for n in move.factors)]
+        held = [self.permuted(point, move), *(self.gauged(point, move, kind) for kind in moved)]
+        if all(held):  # no kind fails alone: none is believed
+            self.joint = self.joint if self.kinds else error
+            self.kinds = {k: replace(g, error=max(g.error, error)) for k, g in self.kinds.items()}
+
+
+def _control(point: Point, move: Move, moved: Mapping[str, Tensor]) -> float:
+    """What acting on one tensor alone changes: the largest over tensors tried, which ends with the first that shows."""
+    control = 0.0
+    for name in dict.fromkeys(p.tensor for n in move.factors for p in move.space.gauges[n].parts):
+        control = max(control, point.change({**point.state, name: moved[name]}))
         if control > ALIVE:
-            break
-    if not control > ALIVE:  # one tensor alone moves nothing: nor may it, if gauges move one tensor each
-        control = change(_distorted(state, moved, seed))
-    failed = [] if error <= TOLERANCE else _guilty(lambda one: change(one.apply(state)) <= TOLERANCE, move)
-    return GaugeCertificate(kind, len(move.factors), error, control, tuple(failed))
+            return control
+    return point.change(_distorted(point.state, moved, point.seed))  # nothing shows if gauges move one tensor each
 
 
 def _distorted(state: Mapping[str, Tensor], moved: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
     """What is left of a move when every entry's change is multiplied with a random number of its own."""
     generator = torch.Generator().manual_seed(seed)
-    changed = {name: t for name, t in moved.items() if t is not state[name] and t.is_floating_point()}
+    changed = {
+        name: t for name, t in moved.items() if t is not state[name] and (t.is_floating_point() or t.is_complex())
+    }
     noise = {n: torch.randn(t.shape, generator=generator, dtype=t.dtype).to(t.device) for n, t in changed.items()}
     return {**state, **{n: state[n] + (t - state[n]) * noise[n] for n, t in changed.items()}}
 
@@ -187,15 +274,18 @@ def _guilty(holds: Callable[[Move], bool], move: Move) -> list[int]:
 
 
 def _check_axis(
-    evaluation: Evaluation, space: WeightSpace, axis: str, state: Mapping[str, Tensor], base: list[Tensor]
+    space: WeightSpace, axis: str, first: Point, shuffles: Sequence[tuple[Point, Mapping[str, Tensor]]]
 ) -> AxisCertificate:
-    moved = sample(space, evaluation.seed, axes=[axis]).apply(state)
-    error = relative_change(evaluation.outputs(moved), base)
+    """Permute one axis alone, everywhere and in single tensors."""
+    error = 0.0
+    for point, perms in shuffles[::-1]:  # the first one comes last, and is what the control looks at
+        moved = Move(space, {axis: perms[axis]}).apply(point.state)
+        error = max(error, point.change(moved))
     control = 0.0
     owners = [t for t in space.tensors if axis in t.axes]
     for spec in owners:
         alone = {name: moved[name] for name in (spec.name, *spec.aliases) if name in moved}
-        control = max(control, relative_change(evaluation.outputs({**state, **alone}), base))
+        control = max(control, first.change({**first.state, **alone}))
         if control > ALIVE:
             break
     status: Literal["certified", "dead", "failed"]

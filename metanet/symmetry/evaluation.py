@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -17,35 +19,51 @@ from metanet.space.exporting import Inputs, arguments, evaluating
 from metanet.space.weight_space import WeightSpace
 
 LOW = (torch.float32, torch.float16, torch.bfloat16)
+LOW_COMPLEX = (torch.complex64, torch.complex32)
+STRIDE = 1_000_003  # between the seeds of points
 GAINS = (1.0, 0.7, 0.5, 0.2, 0.05)
 NUDGE = 1e-10  # relative change of all weights that shows how much a network magnifies
+SPREAD = 12**0.5  # of uniform numbers with deviation one
 MAGNIFIED = 1e4  # output change per weight change up to which rounding in float64 stays far below any tolerance
 
 
 class Evaluation:
-    """A copy of a module in float64 and eval mode, random inputs, and random weights fit for certificates.
+    """A module that runs in float64 and eval mode on any weights, with random inputs and random weights to try.
+
+    The module is neither copied nor changed: weights, and double-precision copies of its own buffers, take the places
+    of its tensors for the duration of each run, and attributes are put back afterwards. Every run starts from the same
+    buffers and attributes, whatever earlier ones have written.
 
     Args:
-        module: The network; it is copied, not changed.
+        module: The network.
         example_inputs: As given to :func:`metanet.trace`. Floating-point inputs are replaced by random ones.
         seed: Seed of weights and inputs.
 
     Raises:
-        SpaceError: The module has no weights to evaluate it on (they are on the meta device).
+        SpaceError: The module has no weights to evaluate it on (they are on the meta device, or not made yet).
     """
 
     def __init__(self, module: nn.Module, example_inputs: Inputs, seed: int = 0) -> None:
-        self.name = type(module).__name__
-        if any(t.is_meta for t in module.state_dict().values()):
-            raise SpaceError(
-                f"cannot certify {self.name}: its weights are on the meta device. Use module.to_empty(...)"
-            )
-        self.seed = seed
-        self.net = copy.deepcopy(module).double()
+        self.name, self.net, self.seed = type(module).__name__, module, seed
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        buffers = dict(module.named_buffers(remove_duplicate=False))
+        for held in (*parameters.values(), *buffers.values()):
+            if is_lazy(held):
+                raise SpaceError(f"cannot certify {self.name}: it has lazy parameters. Run it once, then trace it")
+            if held.is_meta:
+                raise SpaceError(
+                    f"cannot certify {self.name}: its weights are on the meta device. Use module.to_empty(...)"
+                )
+        self.own = {name: doubled(t.detach()) for name, t in (*parameters.items(), *buffers.items())}
+        self.written = frozenset(buffers)  # what a run may write to: buffers, and parameters that it was seen to write
+        self.unseen = True
+        self.examples = arguments(example_inputs)
+        self.args, self.kwargs = self.inputs(seed)
+
+    def inputs(self, seed: int) -> tuple[Any, Any]:
+        """Positional and keyword arguments of a call, with random floating-point tensors."""
         generator = torch.Generator().manual_seed(seed)
-        self.args, self.kwargs = pytree.tree_map_only(
-            Tensor, lambda x: _random_like(x, generator), arguments(example_inputs)
-        )
+        return pytree.tree_map_only(Tensor, lambda x: _random_like(x, generator), self.examples)
 
     def weights(self, space: WeightSpace) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Random weights fit for a certificate, and the network's outputs on them.
@@ -57,37 +75,121 @@ class Evaluation:
         Raises:
             SpaceError: The outputs are not finite or all zero at every size, or there are none.
         """
-        best: tuple[float, dict[str, Tensor], list[Tensor]] | None = None
+        point = self.point(space)
+        return point.state, point.base
+
+    def point(self, space: WeightSpace) -> Point:
+        """Random weights and inputs fit for a certificate (:meth:`weights`), ready to be changed."""
+        best: tuple[float, Point] | None = None
+        outputs: list[Tensor] = []
         for gain in GAINS:
-            generator = torch.Generator().manual_seed(self.seed)
-            state = randomised(self.net.state_dict(), space, generator, gain)
-            outputs = self.outputs(state)
-            if not (outputs and all(t.isfinite().all() for t in outputs) and any(t.any() for t in outputs)):
+            point = self._drawn(space, self.seed, gain)
+            outputs = point.base
+            if not point.usable:
                 continue
-            change = relative_change(self.outputs(_nudged(state, space, generator)), outputs)
-            magnified = change / NUDGE if change == change else float("inf")
+            magnified = point.magnified(space)
             if best is None or magnified < best[0]:
-                best = magnified, state, outputs
+                best = magnified, point
             if magnified <= MAGNIFIED:
                 break
         if best is None:
             found = "no floating-point outputs" if not outputs else "outputs that are not finite or all zero"
             raise SpaceError(f"cannot certify {self.name}: randomised weights give {found}")
-        return best[1], best[2]
+        return best[1]
 
-    def outputs(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """All floating-point and complex outputs on a state dict."""
-        with evaluating(self.net), torch.no_grad(), double_precision(), torch.random.fork_rng():
-            torch.manual_seed(self.seed)
-            result = torch.func.functional_call(self.net, dict(state), self.args, self.kwargs, tie_weights=False)
+    def another(self, space: WeightSpace, first: Point, number: int) -> Point:
+        """Other random weights and inputs, drawn as those of a first point; that point itself if these do not serve."""
+        point = self._drawn(space, self.seed + STRIDE * number, first.gain)
+        return point if point.usable else first
+
+    def inputs_changed(self, first: Point) -> Point:
+        """The weights of a point with other random inputs; that point itself if these do not serve."""
+        given = self.inputs(self.seed + STRIDE)
+        point = replace(first, given=given, base=self.outputs(first.state, given))
+        return point if point.usable else first
+
+    def _drawn(self, space: WeightSpace, seed: int, gain: float) -> Point:
+        state = randomised(self.own, space, torch.Generator().manual_seed(seed), gain)
+        given = self.inputs(seed)
+        return Point(self, state, given, self.outputs(state, given), gain, seed)
+
+    def outputs(self, state: Mapping[str, Tensor], given: tuple[Any, Any] | None = None) -> list[Tensor]:
+        """All floating-point and complex outputs on a state dict.
+
+        Args:
+            state: Tensors by name; the module's own stand for those left out.
+            given: Positional and keyword arguments instead of the random ones of this object.
+
+        Raises:
+            SpaceError: The module cannot be run so.
+        """
+        args, kwargs = given or (self.args, self.kwargs)
+        tensors = {name: state.get(name, own) for name, own in self.own.items()}
+        watched = [name for name in tensors if name not in self.written]
+        fresh = tensors.keys() if self.unseen else self.written
+        tensors.update({name: tensors[name].clone() for name in fresh})
+        versions = {name: tensors[name]._version for name in watched}
+        try:
+            with evaluating(self.net), torch.no_grad(), double_precision(), torch.random.fork_rng():
+                torch.manual_seed(self.seed)
+                args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+                result = torch.func.functional_call(self.net, tensors, args, kwargs, tie_weights=False)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise SpaceError(
+                f"cannot certify {self.name}: it does not run on random weights in float64, got "
+                f"{type(error).__name__}: {reason}. Trace it without certify=True"
+            ) from error
+        self.unseen = False
+        self.written |= {name for name in watched if tensors[name]._version != versions[name]}
         leaves = [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor)]
-        leaves = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in leaves]
+        leaves = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in map(_dense, leaves)]
         return [t.double() for t in leaves if t.is_floating_point() and t.numel()]
 
 
+@dataclass(frozen=True)
+class Point:
+    """Weights and inputs of a network, and what it gives on them.
+
+    Attributes:
+        evaluation: Runs the network.
+        state: The weights.
+        given: Positional and keyword arguments.
+        base: The outputs.
+        gain: The size of the weights.
+        seed: What they were drawn with.
+    """
+
+    evaluation: Evaluation
+    state: dict[str, Tensor]
+    given: tuple[Any, Any]
+    base: list[Tensor]
+    gain: float
+    seed: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are outputs, all finite and some of them not zero."""
+        return bool(self.base) and all(t.isfinite().all() for t in self.base) and any(t.any() for t in self.base)
+
+    def change(self, state: Mapping[str, Tensor]) -> float:
+        """The relative change of the outputs on other weights."""
+        return relative_change(self.evaluation.outputs(state, self.given), self.base)
+
+    def magnified(self, space: WeightSpace) -> float:
+        """By how much a relative change of all weights is magnified in the outputs."""
+        return self.change(_nudged(self.state, space, torch.Generator().manual_seed(self.seed))) / NUDGE
+
+
 def relative_change(new: Sequence[Tensor], base: Sequence[Tensor]) -> float:
-    """``max |new - base| / max |base|``, the largest over several tensors; those that are all zero count absolutely."""
-    return max(((a - b).abs().max() / (b.abs().max() or 1.0)).item() for a, b in zip(new, base, strict=True))
+    """Return ``max |new - base| / max |base|``, the largest over several tensors; zero tensors count absolutely.
+
+    It is infinite if any entry is not a number, or if there are other tensors than before.
+    """
+    if [a.shape for a in new] != [b.shape for b in base]:
+        return math.inf
+    found = [((a - b).abs().max() / (b.abs().max() or 1.0)).item() for a, b in zip(new, base, strict=True)]
+    return max((c if c == c else math.inf for c in found), default=0.0)
 
 
 @contextmanager
@@ -114,8 +216,19 @@ class _Double(TorchDispatchMode):
 
 def _raised(x: Any) -> Any:
     if isinstance(x, torch.dtype):
-        return torch.float64 if x in LOW else x
-    return x.double() if x.dtype in LOW else x
+        return torch.float64 if x in LOW else torch.complex128 if x in LOW_COMPLEX else x
+    return doubled(x) if x.dtype in (*LOW, *LOW_COMPLEX) else x
+
+
+def doubled(tensor: Tensor) -> Tensor:
+    """A tensor with floating-point and complex numbers in double precision; others as they are."""
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def randomised(
@@ -132,7 +245,8 @@ def randomised(
     new = dict(state)
     for spec in space.tensors:
         tensor = state[spec.name]
-        draw = torch.randn(spec.shape, generator=generator, dtype=torch.float64)
+        number = torch.complex128 if tensor.is_complex() else torch.float64
+        draw = torch.randn(spec.shape, generator=generator, dtype=number)
         role = roles.get(spec.name, "bias" if len(spec.shape) < 2 else "linear")
         if role in ("scale", "variance") or "var" in spec.name.rpartition(".")[2]:
             draw = 0.5 + torch.rand(spec.shape, generator=generator, dtype=torch.float64)
@@ -143,7 +257,7 @@ def randomised(
             draw = draw * gain * (2.0 / fan_in) ** 0.5
         for name in (spec.name, *spec.aliases):
             if name in new:
-                new[name] = draw.to(tensor.device)
+                new[name] = draw.to(device=tensor.device, dtype=number)
     return new
 
 
@@ -151,13 +265,14 @@ def _nudged(state: Mapping[str, Tensor], space: WeightSpace, generator: torch.Ge
     """Every weight multiplied by a number next to one."""
     new = dict(state)
     for spec in space.tensors:
-        noise = torch.randn(spec.shape, generator=generator, dtype=torch.float64).to(state[spec.name].device)
-        nudged = state[spec.name] * (1 + NUDGE * noise)
+        noise = torch.rand(spec.shape, generator=generator, dtype=torch.float64).to(state[spec.name].device)
+        nudged = state[spec.name] * (1 + NUDGE * SPREAD * (noise - 0.5))
         new.update({name: nudged for name in (spec.name, *spec.aliases) if name in new})
     return new
 
 
 def _random_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    if not x.is_floating_point():
+    if not (x.is_floating_point() or x.is_complex()):
         return x
-    return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+    number = torch.complex128 if x.is_complex() else torch.float64
+    return torch.randn(x.shape, generator=generator, dtype=number).to(x.device)

@@ -17,19 +17,20 @@ from metanet.symmetry.scaling import permuted, views
 
 
 def draw_matrices(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
-    """Random matrices of condition number 4 at most: orthogonal ones times log-uniform scales in ``[1/2, 2]``.
-
-    The orthogonal factor is that of the QR decomposition of a normal matrix.
-    """
-    orthogonal = draw_orthogonal(gauge, space, generator)
-    scales = 2 ** (2 * torch.rand(orthogonal.shape[:-1], generator=generator, dtype=torch.float64) - 1)
-    return orthogonal * scales[..., None, :]
+    """Random matrices ``Q1 diag(s) Q2`` of condition number 4 at most: orthogonal ones around scales in [1/2, 2]."""
+    left, right = (draw_orthogonal(gauge, space, generator) for _ in range(2))
+    scales = 2 ** (2 * torch.rand(left.shape[:-1], generator=generator, dtype=torch.float64) - 1)
+    return left * scales[..., None, :] @ right
 
 
 def draw_orthogonal(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
-    """Random orthogonal matrices."""
+    """Random orthogonal matrices of both determinants, uniformly distributed; of size one, the first is -1."""
     sizes = [space.axis[name].size for name in gauge.axes]
-    return torch.linalg.qr(torch.randn(*sizes, sizes[-1], generator=generator, dtype=torch.float64))[0]
+    q, r = torch.linalg.qr(torch.randn(*sizes, sizes[-1], generator=generator, dtype=torch.float64))
+    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    if sizes[-1] == 1:
+        q.view(-1)[0] = -1
+    return q
 
 
 def multiply(

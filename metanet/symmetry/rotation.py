@@ -13,14 +13,15 @@ from torch import Tensor
 
 from metanet.space.gauges import Gauge
 from metanet.space.weight_space import WeightSpace
+from metanet.symmetry.scaling import spread
 
 
 def draw_rotations(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
-    """Random numbers of any angle: log-uniform moduli in ``[1/2, 2]``, or 1 if the gauge does not scale."""
+    """Random numbers of distinct angles, and distinct moduli in ``[1/2, 2]`` or 1 if the gauge does not scale."""
     sizes = [space.axis[name].size for name in gauge.axes]
     shape = (*sizes, pairs_of(gauge))
-    angles = math.pi * (2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1)
-    exponents = 2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 1
+    angles = 0.95 * math.pi * spread(shape, generator)
+    exponents = spread(shape, generator)
     return torch.polar(2**exponents if scales(gauge) else torch.ones_like(exponents), angles)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -96,14 +97,22 @@ def _place(atoms: Sequence[tuple[int, str]], name: str, dims: Sequence[int]) -> 
 
 
 def draw(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
-    """Random factors: log-uniform in ``[1/e, e]``, or signs of which at least one is negative."""
+    """Random factors: distinct ones between 1/e and e, none close to 1; or signs, of which at least one is negative."""
     shape = [space.axis[name].size for name in gauge.axes]
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     if gauge.kind == "scale":
-        return (2 * uniform - 1).exp()
+        return spread(shape, generator).exp()
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     signs = torch.where(uniform < 0.5, -1.0, 1.0).double()
     signs.view(-1)[0] = -1
     return signs
+
+
+def spread(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Random numbers in ``[-1, -0.1]`` and ``[0.1, 1]``, no two of which are (nearly) equal: one per interval."""
+    size = math.prod(shape)
+    place = torch.randperm(size, generator=generator) + 0.2 + 0.6 * torch.rand(size, generator=generator).double()
+    number = 2 * place / size - 1
+    return (number + number.sign() * (1 - number.abs()) * 0.1).reshape(tuple(shape))
 
 
 def permuted(factors: Tensor, gauge: Gauge, perms: Mapping[str, Tensor]) -> Tensor:

@@ -20,7 +20,7 @@ from metanet.space.walk import Value
 from metanet.space.weight_space import Opaque, WeightSpace
 from metanet.symmetry.certify import TOLERANCE as MOVED
 from metanet.symmetry.certify import Certificate, measure
-from metanet.symmetry.evaluation import Evaluation, double_precision, relative_change
+from metanet.symmetry.evaluation import Evaluation, double_precision, doubled, relative_change
 from metanet.symmetry.move import shuffles
 
 ROUNDS = 8
@@ -96,7 +96,8 @@ def refuted(graph: Traced, evaluation: Evaluation, distrusted: frozenset[str] = 
                 break
             if node.op == "placeholder":
                 left.env[node] = base[node]
-                right.env[node] = _moved(base[node], labels[node][0], perms)
+                other = base[node].clone() if isinstance(base[node], Tensor) else base[node]
+                right.env[node] = _moved(other, labels[node][0], perms)
                 continue
             for side in (left, right):
                 torch.manual_seed(evaluation.seed)
@@ -119,7 +120,7 @@ def _agree(left: Any, right: Any, labels: list[list[Label]], perms: dict[str, Te
     """Whether the tensors of one result, moved, equal those of the other."""
     pairs = zip(instances(left, Tensor), instances(right, Tensor), labels, strict=False)
     for a, b, label in pairs:
-        if a.is_floating_point() and a.numel() and tuple(a.shape) == tuple(n.size for n in label):
+        if (a.is_floating_point() or a.is_complex()) and a.numel() and tuple(a.shape) == tuple(n.size for n in label):
             expected = _moved(a, label, perms)
             finite = expected.isfinite()
             if not torch.equal(finite, b.isfinite()):
@@ -149,5 +150,5 @@ def _inputs(graph: Traced, evaluation: Evaluation, state: dict[str, Tensor]) -> 
         example = node.meta.get("val")
         if isinstance(example, Tensor) and not (isinstance(value, Tensor) and value.shape == example.shape):
             return None
-        found[node] = value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        found[node] = doubled(value).clone() if isinstance(value, Tensor) else value  # what a run may write to
     return found
