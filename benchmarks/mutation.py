@@ -177,11 +177,12 @@ def traced(folder: Path, files: Sequence[str], tests: Sequence[str], keep: Path 
         os.chdir(folder)
         return run(tests, files)
 
-    calls: dict[str, list[Any]] = {}
     found = isolated(child, 3600)
-    if found["state"] != "ran" or found["failed"]:
-        raise SystemExit(f"the tests must pass before anything is broken; got {found.get('failed') or found}")
-    calls |= found["calls"]
+    if found["state"] != "ran":
+        raise SystemExit(f"the tests could not be traced: got {found}")
+    for test in found["failed"]:  # one that fails anyway notices nothing
+        print(f"left out, it fails: {test}", file=sys.stderr)
+    calls = {test: noted for test, noted in found["calls"].items() if test not in found["failed"]}
     if keep is not None:
         keep.write_text(json.dumps(calls))
     return calls

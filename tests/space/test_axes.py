@@ -7,7 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from metanet.space.axes import Dim, concat, find, freeze, leaves, product, split_concat, split_product, unify
+from metanet.space.axes import (
+    Dim,
+    concat,
+    counted,
+    factors_of,
+    find,
+    freeze,
+    leaves,
+    pieces_of,
+    product,
+    settle,
+    split_concat,
+    split_product,
+    unify,
+)
 from metanet.space.resolve import Names
 
 REASON = "test"
@@ -207,3 +221,91 @@ def test_split_and_product_are_inverse(sizes: tuple[int, ...]):
     (i, j), count = permutations(whole, again)
     assert torch.equal(i, j)
     assert count == sum(s for s in sizes if s > 1)
+
+
+def sizes(dims):
+    return [d.size for d in dims]
+
+
+def test_factors_and_pieces_are_those_of_nested_structure():
+    a, b, c = Dim(2), Dim(3), Dim(4)
+    nested = product((product((a, Dim(1))), product((b, c))))
+    assert nested.size == 24
+    assert factors_of(nested) == [a, b, c]
+    assert factors_of(a) == [a]
+    assert factors_of(Dim(1)) == []
+    joined = concat((concat((a, Dim(0))), concat((b, c))))
+    assert joined.size == 9
+    assert pieces_of(joined) == [a, b, c]
+    assert pieces_of(a) == [a]
+    assert [sizes(leaves(p)) for p in pieces_of(product((concat((a, b)), c)))] == [[2, 4], [3, 4]]
+    inner = product((c, concat((a, b))))
+    assert pieces_of(inner) == [inner], "only an outer factor is distributed"
+
+
+def test_one_entry_and_none():
+    assert sizes(split_product(Dim(6), (1, 6, 1), REASON)) == [1, 6, 1]
+    assert [d.frozen for d in split_product(Dim(6), (1, 6, 1), REASON)] == [None] * 3
+    whole = Dim(5)
+    assert split_concat(whole, (0, 5), REASON)[1] is whole
+    assert sizes(split_concat(whole, (0, 5), REASON)) == [0, 5]
+
+
+def test_parts_that_do_not_add_up_freeze_everything():
+    for split, wanted in ((split_concat, (2, 2)), (split_concat, (3, 3)), (split_product, (5, 2))):
+        whole = concat((Dim(2), Dim(3))) if split is split_concat else product((Dim(2), Dim(3)))
+        parts = split(whole, wanted, REASON)
+        assert sizes(parts) == list(wanted)
+        assert {a.frozen for p in (whole, *parts) for a in leaves(p)} == {REASON}
+
+
+def test_a_split_of_a_frozen_axis_is_frozen():
+    for split, wanted in ((split_product, (2, 3)), (split_concat, (2, 4))):
+        assert [d.frozen for d in split(Dim(6, frozen="first"), wanted, REASON)] == ["first"] * 2
+
+
+def test_a_concatenation_is_halved_where_every_piece_can_be():
+    a, b = Dim(4), Dim(6)
+    outer, inner = split_product(concat((a, b)), (5, 2), REASON)
+    assert (outer.size, inner.size) == (5, 2)
+    assert [sizes(leaves(d)) for d in (a, b)] == [[2, 2], [3, 2]]
+    assert find(list(leaves(a))[1]) is find(list(leaves(b))[1]) is find(inner)
+    assert free(outer) == 5
+    assert [d.frozen for d in split_product(concat((Dim(3), Dim(5))), (4, 2), REASON)] == [REASON] * 2
+    small = Dim(2)
+    outer, inner = split_product(concat((small, Dim(4))), (3, 2), REASON)
+    assert find(inner) is find(small), "a piece as large as the inner factor is that factor"
+    assert sizes(leaves(outer)) == [1, 2]
+
+
+def test_a_product_is_cut_between_blocks_of_its_outer_factor():
+    heads, width = Dim(5), Dim(3)
+    left, right = split_concat(product((heads, width)), (6, 9), REASON)
+    assert [sizes(leaves(d)) for d in (left, right)] == [[2, 3], [3, 3]]
+    assert sizes(leaves(heads)) == [2, 3]
+    assert find(list(leaves(left))[1]) is find(list(leaves(right))[1]) is find(width)
+
+
+def test_only_single_entries_settle():
+    parts = [Dim(1), Dim(1), Dim(1)]
+    apart = concat(parts)
+    whole = product((apart, Dim(4)))
+    settle(whole)
+    assert sizes(leaves(whole)) == [3, 4]
+    assert [a.frozen for a in leaves(whole)] == ["its entries are taken apart", None]
+    other = concat((Dim(1), Dim(2)))
+    settle(other)
+    assert sizes(leaves(other)) == [1, 2]
+    assert free(other) == 3
+
+
+def test_each_atom_is_counted_as_often_as_it_is_a_factor():
+    a, b, c = Dim(2), Dim(3), Dim(4)
+    assert counted([a, a, b]) == {a: 2, b: 1}
+    assert counted([product((a, b)), a]) == {a: 2, b: 1}
+    pieces = concat((product((a, b)), product((a, a, c))))
+    assert counted([pieces]) == {a: 2, b: 1, c: 1}, "pieces are alternatives: the most of them counts"
+    assert counted([pieces, a]) == {a: 3, b: 1, c: 1}
+    d = Dim(2)
+    unify(d, a)
+    assert counted([a, d]) == {find(a): 2}
