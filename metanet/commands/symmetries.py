@@ -151,8 +151,11 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
 
 
 def _certify(found: Network) -> Certificate:
+    from metanet.space.onnx import OnnxModule
     from metanet.symmetry.certify import certify
 
     if found.module is None:
         raise ConfigError(f"'{found.name}' has no code to certify")
+    if isinstance(found.module, OnnxModule):
+        found.module.check_run()
     return certify(found.module, found.graph.space, found.inputs)

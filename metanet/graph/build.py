@@ -10,13 +10,14 @@ from typing import Any, Unpack
 from torch import Tensor, nn
 
 from metanet.checkpoint import Checkpoint, load
-from metanet.errors import GraphError, SpaceError
+from metanet.errors import GraphError, MetanetError, SpaceError
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.space import WeightSpace, trace
 from metanet.space.exporting import Inputs, arguments
 from metanet.space.infer import infer
 from metanet.space.inference.options import InferOptions
 from metanet.space.onnx import OnnxModule, onnx_network
+from metanet.space.onnx.module import first_line
 from metanet.symmetry.move import check_state
 
 SPACE_KEY = "metanet.space"
@@ -101,7 +102,8 @@ def from_onnx(
 ) -> tuple[NeuronGraph, OnnxModule, tuple[Tensor, ...]]:
     """The neuron graph of an ONNX file, the network that it was traced from, and the inputs that it was traced on.
 
-    The space is certified, unless the network gives no finite outputs on random weights: then it is as traced.
+    The space is certified, unless the network gives no finite outputs on random weights, or a run takes more memory
+    than a file of its size may ask for: then it is as traced.
 
     Raises:
         CheckpointError: The file cannot be read.
@@ -110,10 +112,23 @@ def from_onnx(
     given = None if example_inputs is None else arguments(example_inputs)[0]
     module, inputs = onnx_network(path, given)
     try:
-        space = trace(module, inputs, certify=True)
+        space = _traced(module, inputs)
+        return _graph(replace(space, source="onnx"), module.state_dict()), module, inputs
+    except MetanetError as error:
+        raise SpaceError(f"{path}: {error}") from error
+    except Exception as error:  # damaged files lead anywhere; the cause stays attached
+        raise SpaceError(
+            f"{path}: its network cannot be traced: {type(error).__name__}: {first_line(error)}. The file may be "
+            f"damaged: export it again"
+        ) from error
+
+
+def _traced(module: OnnxModule, inputs: tuple[Tensor, ...]) -> WeightSpace:
+    try:
+        module.check_run()
+        return trace(module, inputs, certify=True)
     except SpaceError:
-        space = trace(module, inputs)
-    return _graph(replace(space, source="onnx"), module.state_dict()), module, inputs
+        return trace(module, inputs)
 
 
 def _graph(space: WeightSpace, state: Mapping[str, Tensor]) -> NeuronGraph:

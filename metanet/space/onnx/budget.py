@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,7 +14,7 @@ from metanet.space.onnx.registry import Fixed, Refused
 ROOM = 2**26
 """Bytes that a file may compute while it is built, beyond four times its size."""
 
-RUN = 2**27
+RUN = 2**26
 """Bytes that one run may take in double precision, beyond four times the file's size, if nobody asked for the run."""
 
 ENTRIES = 2**31
@@ -40,7 +41,7 @@ class Budget:
             Refused: It is more than is left.
         """
         alone = [_meta(item) for item in given]
-        with Allocations(self.left) as allocations:
+        with torch.device("meta"), Allocations(self.left) as allocations:  # what is made anew has no data either
             try:
                 function(*alone, **told)
             except TooMuch:

@@ -75,7 +75,7 @@ class OnnxFile:
         unknown = Refused(f"metanet has no operator '{_name(node)}'")
         try:
             schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
-        except onnx.defs.SchemaError:
+        except (onnx.defs.SchemaError, TypeError):  # unknown, or a version beyond all numbers
             raise unknown from None
         text = None
         if schema.has_function:
@@ -137,9 +137,9 @@ def attributes_of(node: Any, file: OnnxFile) -> dict[str, Any]:
         if attribute.type == 4:
             value = file.tensor(value)
         elif isinstance(value, bytes):
-            value = value.decode()
+            value = value.decode(errors="replace")  # damaged text is no name of a setting
         elif attribute.type == 8:
-            value = [v.decode() for v in value]
+            value = [v.decode(errors="replace") for v in value]
         elif attribute.type in (6, 7):
             value = list(value)
         found[attribute.name] = value

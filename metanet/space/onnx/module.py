@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metanet.errors import MetanetError, SpaceError
+from metanet.space.onnx.budget import RUN
 
 
 @dataclass(frozen=True)
@@ -84,10 +85,12 @@ class OnnxModule(nn.Module):
     Attributes:
         label: The file that it was built from, for messages.
         run_bytes: About the most memory that one run on the example inputs takes in double precision.
+        run_limit: What a run that nobody asked for may take.
     """
 
     label = "an ONNX file"
     run_bytes = 0
+    run_limit = RUN
 
     def __init__(
         self, inputs: Sequence[str], nodes: Sequence[tuple[str, Node]], outputs: Sequence[Any],
@@ -120,6 +123,18 @@ class OnnxModule(nn.Module):
                 del values[number]
         results = tuple(self._fetch(o, values) if isinstance(o, Ref) else o for o in self.outputs)
         return results[0] if len(results) == 1 else results
+
+    def check_run(self) -> None:
+        """Compare the memory of a run with what a file of this size may ask for.
+
+        Raises:
+            SpaceError: It is more.
+        """
+        if self.run_bytes > self.run_limit:
+            raise SpaceError(
+                f"{self.label}: a run takes about {self.run_bytes:,} bytes in double precision, more than "
+                f"{self.run_limit:,}, so it is not certified. Give smaller inputs"
+            )
 
     def _fetch(self, reference: Ref, values: Mapping[int | str, Tensor]) -> Any:
         if not isinstance(reference.source, str):

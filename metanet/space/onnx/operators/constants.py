@@ -31,8 +31,7 @@ def constant_of_shape(shape: Ints, *, value: Tensor | None = None) -> Tensor:
     """A tensor of equal entries."""
     if min(shape, default=0) < 0:
         raise Refused(f"its shape is {list(shape)}")
-    filled = torch.zeros(()) if value is None else value.reshape(())
-    return torch.full(tuple(shape), filled.item(), dtype=filled.dtype)
+    return torch.zeros(tuple(shape)) if value is None else torch.full(tuple(shape), value.item(), dtype=value.dtype)
 
 
 @operator("Range")
