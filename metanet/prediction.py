@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ class Prediction:
 
     Attributes:
         source: The file, or ``graph 0, net 3`` for a neuron graph.
-        value: The prediction, in the unit of the target; of a classifier, the likeliest class.
+        value: The prediction, in the unit of the target; of a classifier, the likeliest class. None if there is none,
+            for the reason that ``note`` gives.
         target: What is predicted.
         space: What the net's tensors were read as.
         trained_on: Whether the metanet was trained on nets of this space.
@@ -80,7 +82,7 @@ def predict(
 
     Raises:
         MetanetError: A file cannot be read, its architecture is ambiguous or not one that the metanet was trained on,
-            or its weights are not finite.
+            or there is a prediction for no net, as their weights are not finite.
     """
     task = run if isinstance(run, PropertyTask) else load_run(run, trust)
     reader = _Reader(task, space, activation, any_architecture, options)
@@ -92,11 +94,17 @@ def predict(
             rows.extend((name, "", item.select(slice(i, i + 1))) for i, name in enumerate(names))
         else:
             rows.append((str(item), *reader.read(Path(item))))
-    for name, _, graph in rows:
-        bad = [key for key, tensor in graph.tensors.items() if not tensor.isfinite().all()]
-        if bad:
-            raise CheckpointError(f"{name}: '{bad[0]}' has values that are not finite (got inf or nan); no prediction.")
-    values = _values(task, [graph for _, _, graph in rows])
+    reasons = [_not_finite(graph) for _, _, graph in rows]
+    good = [i for i, reason in enumerate(reasons) if not reason]
+    values: list[dict[str, Any]] = [{"value": None} for _ in rows]
+    for i, said in zip(good, _values(task, [rows[i][2] for i in good]), strict=True):
+        if all(math.isfinite(v) for v in said.values() if isinstance(v, float)):
+            values[i] = said
+        else:
+            reasons[i] = "the metanet overflows on its weights"
+    if rows and all(reasons):
+        raise CheckpointError(f"{rows[0][0]}: {reasons[0]}; no prediction.")
+    rows = [(name, reason or note, graph) for (name, note, graph), reason in zip(rows, reasons, strict=True)]
     known = reader.known
     return [
         Prediction(
@@ -104,6 +112,11 @@ def predict(
         )
         for (name, note, graph), said in zip(rows, values, strict=True)
     ]
+
+
+def _not_finite(graph: NeuronGraph) -> str:
+    bad = [key for key, tensor in graph.tensors.items() if not tensor.isfinite().all()]
+    return f"'{bad[0]}' has values that are not finite (got inf or nan)" if bad else ""
 
 
 def load_run(run: PathLike, trust: bool = False) -> PropertyTask:

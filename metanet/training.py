@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 import re
 import shlex
 import statistics
@@ -20,6 +21,7 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from rich.console import Console
@@ -41,6 +43,7 @@ from metanet.tasks.report import RunFacts, machine_name
 from metanet.tasks.restore import stored_settings
 from metanet.tasks.resume import HERE, ResumeCheck, RunCheckpointIO, best_file
 from metanet.tasks.run_file import first_line, read_run_file
+from metanet.tasks.undefined import take_last, undefined
 from metanet.zoo.data import ZooDataModule
 
 RUNS = Path("runs")
@@ -169,6 +172,8 @@ class MetanetCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except Exception as error:
             file = self.checkpoints.pending
+            if isinstance(error, MisconfigurationException):  # of options that do not go together
+                raise ConfigError(" ".join(str(error).split())) from error
             if file is None or (isinstance(error, MetanetError) and str(file) in str(error)):
                 raise
             raise CheckpointError(f"Cannot restore {file}: got {first_line(error)}. {HERE}") from error
@@ -185,20 +190,31 @@ class MetanetCLI(LightningCLI):
         best = best_file(kept) if kept is not None and not self._is_trial else None
         if kept is None or best is None:
             return
+        epoch = int(read_run_file(best)["epoch"])
+        if kept.best_model_score is None or not kept.best_model_score.isfinite():
+            epoch = take_last(best)
+            print(undefined(kept.monitor, self.datamodule, epoch), flush=True)
         self.checkpoints.weights = True
         self.trainer.test(self.model, self.datamodule, ckpt_path=str(best), verbose=False)
-        report = self.model.report(self.datamodule, self.seed, self._facts(kept, best))
+        report = self.model.report(self.datamodule, self.seed, self._facts(kept, epoch))
         files = [*report.write(self.folder), best]
         console = Console()
         console.print(report.table())
+        if self.model.overflowing:
+            names = list(self.model.overflowing)
+            more = ", ..." if len(names) > 5 else ""
+            print(
+                f"left out: {len(names)} nets on which the metanet overflows: {', '.join(names[:5])}{more}", flush=True
+            )
         console.print(f"written: {', '.join(str(file) for file in files)}", highlight=False, soft_wrap=True)
 
-    def _facts(self, kept: ModelCheckpoint, best: Path) -> RunFacts:
+    def _facts(self, kept: ModelCheckpoint, epoch: int) -> RunFacts:
+        score = float(kept.best_model_score if kept.best_model_score is not None else math.nan)
         notes = next(c for c in self.trainer.callbacks if isinstance(c, RunNotes))  # type: ignore[attr-defined]
         return RunFacts(
-            monitor=self.model.monitor,
-            validation=float(kept.best_model_score),  # type: ignore[arg-type]
-            epoch=int(read_run_file(best)["epoch"]),
+            monitor=str(kept.monitor),
+            validation=score if math.isfinite(score) else None,
+            epoch=epoch,
             epochs=self.trainer.current_epoch,
             parameters=sum(p.numel() for p in self.model.metanet.parameters() if p.requires_grad),
             seconds_per_epoch=statistics.median(notes.seconds) if notes.seconds else None,
@@ -268,6 +284,7 @@ def quiet() -> Iterator[None]:
 QUIET = (
     "Be aware that when using `ckpt_path`",  # test and validate need none of the callbacks that write checkpoints
     "The number of training batches",  # a zoo of few nets has few steps an epoch, which are logged as epoch means
+    "`training_step` returned `None`",  # a batch of nets all of which overflow
     ".*does not have many workers",  # a zoo held in memory is read fastest by the training process
     "Checkpoint directory .* exists and is not empty",  # always so when a run is resumed
     r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning 2.6's own use of torch

@@ -98,7 +98,7 @@ def show(predictions: list[Prediction]) -> None:
     for p in predictions:
         kind = f"{activations(p.space) or '?'}, {p.space.parameters:,} parameters, {p.space.digest[:8]}"
         note = p.note if p.trained_on else f"{p.note}; not trained on this architecture"
-        value = f"{p.value:.4f}" if isinstance(p.value, float) else str(p.value)
+        value = f"{p.value:.4f}" if isinstance(p.value, float) else "none" if p.value is None else str(p.value)
         unsure = "" if p.deviation is None else f" ± {p.deviation:.4f}"
         unsure += "" if p.probability is None else f" ({p.probability:.0%})"
         table.add_row(p.source, value + unsure, kind, note)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -23,6 +24,9 @@ from metanet.zoo.data import ZooBatch, ZooDataModule
 
 if TYPE_CHECKING:
     from metanet.tasks.report import RunFacts, RunReport
+
+
+HUGE = 1e6  # weight of a metanet, which a training that goes well does not come near
 
 
 class PropertyTask(pl.LightningModule):
@@ -55,8 +59,10 @@ class PropertyTask(pl.LightningModule):
         self.noise, self.warmup = noise, warmup
         self.spaces: list[WeightSpace] = []
         self.test_scores: Any = None
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
         self.predicted = self.true = torch.zeros(0)
+        self.kept = torch.zeros(0, dtype=torch.bool)
+        self.overflowing: dict[str, None] = {}
 
     @abstractmethod
     def prepare(self, data: ZooDataModule) -> None:
@@ -103,14 +109,22 @@ class PropertyTask(pl.LightningModule):
         """Predictions of the nets of a graph."""
         return self._decode(self.metanet(graph))
 
-    def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor:
-        """Loss of a batch."""
+    def training_step(self, batch: ZooBatch, batch_idx: int) -> Tensor | None:
+        """Loss of a batch, without nets that overflow; None if all do."""
         graphs = batch.graphs
         if self.noise > 0:  # drawn anew from the seed and the step, so that a resumed run goes on as if uninterrupted
             seed = torch.initial_seed() + self.global_step
             graphs = tuple(jitter(g, self.noise, (seed + (i << 32)) % 2**63) for i, g in enumerate(graphs))
-        loss = self._loss(torch.cat([self.metanet(graph) for graph in graphs]), batch.targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        raw, targets = torch.cat([self.metanet(graph) for graph in graphs]), batch.targets
+        kept = self._finite(raw, batch.ids)
+        if not kept.all():  # computed again, since the gradient through an overflow is not finite either
+            if not kept.any():
+                return None
+            parts = zip(graphs, kept.split([graph.batch_size for graph in graphs]), strict=True)
+            graphs = tuple(graph.select(part.nonzero().flatten()) for graph, part in parts if part.any())
+            raw, targets = torch.cat([self.metanet(graph) for graph in graphs]), targets[kept]
+        loss = self._loss(raw, targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets))
         return loss
 
     def validation_step(self, batch: ZooBatch, batch_idx: int) -> None:
@@ -123,19 +137,34 @@ class PropertyTask(pl.LightningModule):
 
     def _collect(self, batch: ZooBatch, name: str) -> None:
         raw = torch.cat([self.metanet(graph) for graph in batch.graphs])
-        self.log(name, self._loss(raw, batch.targets), batch_size=len(batch.targets))
-        self._seen.append((self._decode(raw).detach().cpu(), batch.targets.cpu()))
+        kept = self._finite(raw, batch.ids)
+        if kept.any():
+            self.log(name, self._loss(raw[kept], batch.targets[kept]), batch_size=int(kept.sum()))
+        self._seen.append((self._decode(raw).detach().cpu(), batch.targets.cpu(), kept.cpu()))
+
+    def _finite(self, raw: Tensor, ids: Sequence[str]) -> Tensor:
+        """Mask of the nets whose outputs are finite, ``[B]``; the others are noted as overflowing.
+
+        Outputs of a metanet whose own weights are huge or not finite say nothing about nets: its training diverged, and
+        all are kept.
+        """
+        finite = raw.detach().isfinite().all(1)
+        if finite.all() or not all(p.detach().abs().max() < HUGE for p in self.metanet.parameters() if p.numel()):
+            return torch.ones_like(finite)
+        self.overflowing |= dict.fromkeys(id for id, good in zip(ids, finite.tolist(), strict=True) if not good)
+        return finite
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole validation split."""
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of the whole test split, and keep ``predicted``, ``true`` and ``test_scores``."""
+        """Log the scores of the whole test split; keep ``predicted``, ``true``, ``kept`` and ``test_scores``."""
         self.test_scores = self._log_scores("test")
 
     def _log_scores(self, prefix: str) -> Any:
-        self.predicted, self.true = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        predicted, true, self.kept = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
+        self.predicted, self.true = predicted[self.kept], true[self.kept]
         self._seen.clear()
         found = self._score(self.predicted, self.true)
         values = {f"{prefix}_{name}": value for name, value in asdict(found).items() if name != "count"}

@@ -104,7 +104,7 @@ class PropertyClassification(PropertyTask):
             classes=self.classes,
             true=self.true.long().numpy(),
             metanet=self.predicted.double().numpy(),
-            statnn=statnn_classes(data, seed),
+            statnn=statnn_classes(data, seed)[self.kept.numpy()],
             facts=facts,
         )
 

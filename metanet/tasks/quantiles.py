@@ -38,7 +38,7 @@ class Quantiles(nn.Module):
         """Values at levels, of the same shape."""
         known = self.values.to(levels)
         scaled = levels.clamp(0, 1) * (LEVELS - 1)
-        below = scaled.floor().long().clamp(max=LEVELS - 2)
+        below = scaled.floor().long().clamp(0, LEVELS - 2)  # the number of a NaN is any
         inside = torch.lerp(known[below], known[below + 1], scaled - below)
         return inside + (levels - levels.clamp(0, 1)) * (known[-1] - known[0])
 

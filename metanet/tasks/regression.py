@@ -138,7 +138,7 @@ class PropertyRegression(PropertyTask):
             name=type(self.metanet).__name__,
             true=self.true.double().numpy(),
             metanet=self.predicted.double().numpy(),
-            statnn=statnn,
+            statnn=statnn[self.kept.numpy()],
             facts=facts,
         )
 

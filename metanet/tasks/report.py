@@ -28,7 +28,7 @@ class RunFacts:
 
     Attributes:
         monitor: Name of the score on the validation split by which the checkpoint was chosen.
-        validation: That score.
+        validation: That score; None if it was undefined in every epoch.
         epoch: Epoch of that checkpoint, from 0.
         epochs: Epochs trained.
         parameters: Trainable parameters of the metanet.
@@ -37,7 +37,7 @@ class RunFacts:
     """
 
     monitor: str
-    validation: float
+    validation: float | None
     epoch: int
     epochs: int
     parameters: int
@@ -144,8 +144,9 @@ class Report(RunReport):
     def draw(self, figure: Any) -> None:
         """Predicted against true values, the metanet beside StatNN."""
         every = np.concatenate([self.true, self.metanet, self.statnn])
-        low, high = float(every.min()), float(every.max())
-        margin = 0.04 * (high - low)
+        finite = every[np.abs(every) < 1e150]  # beyond, matplotlib cannot place marks
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        margin = 0.04 * (high - low) or 0.5
         target = self.target.replace("_", " ")
         panels = figure.subplots(1, 2, sharex=True, sharey=True)
         scores = self.scores()

@@ -13,7 +13,8 @@ from scipy.stats import kendalltau
 class Scores:
     """Kendall's tau-b, coefficient of determination, mean absolute error (unit of the target), number of nets.
 
-    A score that does not exist (tau of constant predictions, R2 of constant targets) is NaN.
+    A score that does not exist (tau of constant predictions, R2 of constant targets, any of predictions that are not
+    finite) is NaN.
     """
 
     tau: float
@@ -34,6 +35,8 @@ def score(predicted: ArrayLike, true: ArrayLike) -> Scores:
     predictions only, U in the targets only (Kendall 1945); R2 = 1 - sum (y - p)^2 / sum (y - mean y)^2.
     """
     p, y = np.asarray(predicted, np.float64).reshape(-1), np.asarray(true, np.float64).reshape(-1)
+    if not len(y) or not np.isfinite(p).all():
+        return Scores(float("nan"), float("nan"), float("nan"), len(y))
     spread = float(np.sum((y - y.mean()) ** 2))
     r2 = 1 - float(np.sum((y - p) ** 2)) / spread if spread > 0 else float("nan")
     tau = float(kendalltau(p, y).statistic) if len(y) > 1 and np.ptp(p) > 0 and spread > 0 else float("nan")
@@ -42,7 +45,10 @@ def score(predicted: ArrayLike, true: ArrayLike) -> Scores:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Share of nets told rightly, its mean over classes, mean cross-entropy in nats, number of nets."""
+    """Share of nets told rightly, its mean over classes, mean cross-entropy in nats, number of nets.
+
+    All scores are NaN if no prediction is finite.
+    """
 
     accuracy: float
     balanced_accuracy: float
@@ -61,7 +67,10 @@ def classified(probabilities: ArrayLike, true: ArrayLike) -> ClassScores:
     The balanced accuracy is the mean, over the classes that occur, of the share of their nets told rightly.
     """
     p, y = np.asarray(probabilities, np.float64), np.asarray(true).astype(np.int64)
-    right = p.argmax(1) == y
+    finite = np.isfinite(p).all(1)
+    if not finite.any():
+        return ClassScores(float("nan"), float("nan"), float("nan"), len(y))
+    right = (p.argmax(1) == y) & finite
     per_class = [right[y == c].mean() for c in np.unique(y)]
     nll = -np.log(np.maximum(p[np.arange(len(y)), y], 1e-12)).mean()
     return ClassScores(float(right.mean()), float(np.mean(per_class)), float(nll), len(y))

@@ -58,6 +58,8 @@ def build_zoo(
     """
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     target = Path(path) if path is not None else zoos_folder() / recipe.name
+    if (target / CARD).is_file():  # complete, and opened without a lock, as its folder may be read-only
+        return _opened(target, recipe)
     with only_one(target):
         if not (target / CARD).is_file():
             shards = plan_shards(recipe)
@@ -66,6 +68,10 @@ def build_zoo(
             prepare_images(recipe.source, images, download)  # here, so that workers do not all download them
             _make(building, job, shards, workers, progress or (lambda _: None), ray)
             building.finish_zoo(recipe, shards)
+    return _opened(target, recipe)
+
+
+def _opened(target: Path, recipe: Recipe) -> ModelZoo:
     zoo = read_zoo(target)
     check_recipe(zoo, recipe)
     return zoo

@@ -7,6 +7,7 @@ A folder of that name is therefore always complete, and a build that is killed a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -24,9 +25,10 @@ from metanet.zoo.finish import write_table
 from metanet.zoo.recipe import Recipe
 from metanet.zoo.shards import Made, Shard
 from metanet.zoo.store import ModelZoo, shard_path
-from metanet.zoo.write import TEMPORARY, make_folder, sync_folder, write_file
+from metanet.zoo.write import TEMPORARY, checksum, make_folder, sync_folder, write_file
 
 NOTE = "recipe.json"
+FINISHED = "finished.json"  # SHA-256 of the shards by number, while a build is unfinished
 
 
 def building_folder(target: Path) -> Path:
@@ -96,8 +98,14 @@ class Building:
         write_file(self.folder / NOTE, text.encode())
 
     def shards(self) -> dict[int, Path]:
-        """Return the finished shards by number."""
-        return {int(path.stem): path for path in sorted(self.folder.glob("weights/*/*.safetensors"))}
+        """Return the finished shards by number; one whose content is not that of its checksum is deleted."""
+        known, found = read_note(self.folder / FINISHED), {}
+        for path in sorted(self.folder.glob("weights/*/*.safetensors")):
+            if path.stem.isdecimal() and known.get(str(int(path.stem))) == checksum(path):
+                found[int(path.stem)] = path
+            else:
+                path.unlink()
+        return found
 
     def add(self, number: int, made: Made) -> None:
         """Write a shard, and its space before it.
@@ -109,6 +117,8 @@ class Building:
         if not space.is_file() or text < space.read_bytes():
             write_file(space, text)
         write_file(shard_path(self.folder, made.space.digest, number), made.content)
+        known = read_note(self.folder / FINISHED) | {str(number): hashlib.sha256(made.content).hexdigest()}
+        write_file(self.folder / FINISHED, json.dumps(known, indent=1).encode())
 
     def finish_zoo(self, recipe: Recipe, shards: list[Shard]) -> None:
         """Write the table, all shards being there, and give the folder its name."""
@@ -125,6 +135,7 @@ class Building:
         Raises:
             ZooError: Something else is there.
         """
+        (self.folder / FINISHED).unlink(missing_ok=True)
         sync_folder(self.folder)
         try:
             os.replace(self.folder, self.target)

@@ -1,7 +1,8 @@
 """ZooDataModule: a zoo as the training, validation and test data of a metanet.
 
 Nets of one weight space are stacked tensors, and no padding exists: a batch is of one space, or, mixed, one graph a
-space. Nets that diverged, with a target or weights that are not finite, are left out of every split and counted.
+space. Nets that diverged, with a target or weights that are not finite, or with weights whose squares overflow float32,
+are left out of every split, counted and named.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ __all__ = ["MixedBatches", "SpaceBatches", "ZooBatch", "ZooDataModule", "ZooSpli
 Split = Literal["train", "validation", "test"]
 IN_MEMORY = 1 << 30  # bytes of weights up to which a split is held in memory, not read batch by batch
 CHUNK = 256  # nets read at once while their weights are checked
+NAMED = 5  # nets left out that the summary names
 
 
 class ZooDataModule(pl.LightningDataModule):
@@ -84,6 +86,7 @@ class ZooDataModule(pl.LightningDataModule):
         self.classes: tuple[Any, ...] = ()
         self.splits: dict[Split, ZooSplit] = {}
         self.excluded = 0
+        self.left_out: tuple[str, ...] = ()
 
     def prepare_data(self) -> None:
         """Build the zoo on first use; show how far it is.
@@ -114,6 +117,7 @@ class ZooDataModule(pl.LightningDataModule):
         if not marked or _bytes(opened) <= IN_MEMORY:  # larger zoos are not read through: their marks are trusted
             finite &= _finite_weights(opened, finite)
         self.excluded = int(np.sum(~finite))
+        self.left_out = tuple(map(str, opened.column("id")[np.flatnonzero(~finite)[:NAMED]]))
         self.splits = {split: self._split(opened, split, finite, targets) for split in get_args(Split)}
 
     def _split(self, zoo: ModelZoo, split: Split, finite: np.ndarray, targets: np.ndarray) -> ZooSplit:
@@ -164,7 +168,9 @@ class ZooDataModule(pl.LightningDataModule):
         """One line: nets of each split, spaces, nets left out."""
         sizes = ", ".join(f"{len(part)} {split}" for split, part in self.splits.items())
         name = self.split("train").zoo.name
-        return f"zoo {name}: {sizes} nets, {len(self.spaces)} weight spaces, {self.excluded} left out (not finite)"
+        which = f"not finite: {', '.join(self.left_out)}" if self.left_out else "not finite"
+        which += ", ..." if self.excluded > len(self.left_out) else ""
+        return f"zoo {name}: {sizes} nets, {len(self.spaces)} weight spaces, {self.excluded} left out ({which})"
 
     def train_dataloader(self) -> DataLoader[ZooBatch]:
         """Shuffled batches, in another order each epoch."""
@@ -243,11 +249,20 @@ def class_numbers(zoo: ModelZoo, target: str) -> tuple[tuple[Any, ...], np.ndarr
 
 
 def _finite_weights(zoo: ModelZoo, candidates: np.ndarray) -> np.ndarray:
-    """Mask of the nets all of whose weights are finite; only candidates are read."""
+    """Mask of the nets whose tensors have finite sums of squares in float32, which metanets compute with.
+
+    Only candidates are read.
+    """
     finite = candidates.copy()
     for rows in zoo.by_space(np.flatnonzero(candidates)).values():
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             _, tensors = zoo.stack(chunk)
-            finite[chunk] = torch.stack([t.isfinite().flatten(1).all(1) for t in tensors.values()]).all(0).numpy()
+            finite[chunk] = torch.stack([is_tame(t) for t in tensors.values()]).all(0).numpy()
     return finite
+
+
+def is_tame(stacked: torch.Tensor) -> torch.Tensor:
+    """Mask ``[n]`` of the nets whose part of a stacked tensor ``[n, *shape]`` has a finite squared norm in float32."""
+    flat = stacked.flatten(1).to(torch.float32)
+    return torch.linalg.vector_norm(flat, dim=1).square().isfinite()

@@ -271,13 +271,41 @@ def read_zoo(path: Path) -> ModelZoo:
     try:
         card = json.loads((path / CARD).read_text(encoding="utf-8"))
         table = pq.read_table(path / TABLE, read_dictionary=list(CODED), memory_map=True).unify_dictionaries()
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise ZooError(f"Cannot open the zoo {path}: {error}. {REBUILD}") from error
+    except Exception as error:  # a damaged file raises whatever its damage leads to
+        raise ZooError(f"Cannot open the zoo {path}: {' '.join(str(error).split())}. {REBUILD}") from error
+    _check_card(path, card)
     lacking = [name for name in COLUMNS if name not in table.column_names]
     if lacking or not isinstance(card, dict) or "name" not in card:
         problem = f"the table lacks the columns {', '.join(lacking)}" if lacking else "zoo.json names no zoo"
         raise ZooError(f"Cannot open the zoo {path}: {problem}. Columns needed: {', '.join(COLUMNS)}.")
     return ModelZoo(path, table, card, Spaces(path, sorted(table["space"].unique().to_pylist())))
+
+
+FORMAT = 1  # of zoos that this metanet reads
+CARD_TYPES: dict[str, type] = {"name": str, "sha256": dict, "unreadable": list, "notes": list, "architectures": dict}
+
+
+def _check_card(path: Path, card: Any) -> None:
+    """Refuse a card of a newer format, or with a field of another type.
+
+    Raises:
+        ZooError: It is one.
+    """
+    if not isinstance(card, dict):
+        raise ZooError(f"Cannot open the zoo {path}: {CARD} is no mapping (got {type(card).__name__}). {REBUILD}")
+    version = card.get("format", FORMAT)
+    if type(version) is not int or version < 1:
+        raise ZooError(f"Cannot open the zoo {path}: {CARD} has the format {str(version)[:40]!r}. {REBUILD}")
+    if version > FORMAT:
+        raise ZooError(
+            f"Cannot open the zoo {path}: got format {version}, this metanet reads {FORMAT}. Update metanet."
+        )
+    for key, kind in CARD_TYPES.items():
+        if key in card and not isinstance(card[key], kind):
+            found = type(card[key]).__name__
+            raise ZooError(
+                f"Cannot open the zoo {path}: '{key}' in {CARD} is a {found}, not a {kind.__name__}. {REBUILD}"
+            )
 
 
 def _why_missing(path: Path) -> str:
