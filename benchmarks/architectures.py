@@ -33,6 +33,8 @@ class Architecture:
 
 def declare_torchvision_operations() -> None:
     """Let timm import where torchvision's compiled operations do not fit this torch; no model here calls them."""
+    if "_library" in globals():
+        return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         try:

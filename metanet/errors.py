@@ -27,3 +27,7 @@ class ZooError(MetanetError):
 
 class ConfigError(MetanetError):
     """A configuration value or command-line option is not acceptable."""
+
+
+class CoverageWarning(UserWarning):
+    """A neuron graph leaves parameters out, so that no metanet sees them."""

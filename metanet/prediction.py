@@ -16,6 +16,7 @@ from metanet.checkpoint import Checkpoint, load
 from metanet.errors import CheckpointError, ConfigError, SpaceError
 from metanet.graph import NeuronGraph
 from metanet.graph.build import SPACE_KEY
+from metanet.graph.coverage import warn_of_unplaced
 from metanet.graph.match import Match, activations, matches
 from metanet.space import WeightSpace
 from metanet.space.infer import infer
@@ -94,6 +95,8 @@ def predict(
             rows.extend((name, "", item.select(slice(i, i + 1))) for i, name in enumerate(names))
         else:
             rows.append((str(item), *reader.read(Path(item))))
+    for name, space_read in {graph.space.digest: (name, graph.space) for name, _, graph in reversed(rows)}.values():
+        warn_of_unplaced(space_read, f"{name} and all of its architecture")
     reasons = [_not_finite(graph) for _, _, graph in rows]
     good = [i for i, reason in enumerate(reasons) if not reason]
     values: list[dict[str, Any]] = [{"value": None} for _ in rows]

@@ -73,6 +73,7 @@ def summarise(graph: NeuronGraph) -> dict[str, Any]:
         "opaque": [{"op": o.op, "module": o.module, "reason": o.reason} for o in space.opaque],
         "node_sets": [_node_row(layout, number) for number in range(len(layout.nodes))],
         "blocks": [_block_row(layout, block) for block in layout.blocks],
+        "coverage": layout.coverage,
         "unplaced": list(layout.unplaced),
     }
 

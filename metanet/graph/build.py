@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metanet.checkpoint import Checkpoint, load
 from metanet.errors import GraphError, MetanetError, SpaceError
+from metanet.graph.coverage import warn_of_unplaced
 from metanet.graph.neuron_graph import NeuronGraph
 from metanet.space import WeightSpace, trace
 from metanet.space.exporting import Inputs, arguments
@@ -133,4 +134,5 @@ def _traced(module: OnnxModule, inputs: tuple[Tensor, ...]) -> WeightSpace:
 
 def _graph(space: WeightSpace, state: Mapping[str, Tensor]) -> NeuronGraph:
     check_state(space, state)
+    warn_of_unplaced(space, "the neuron graph", stacklevel=4)
     return NeuronGraph(space, {name: state[name].detach()[None] for name in space.tensor})

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metanet.errors import GraphError
+from metanet.graph.coverage import left_out
 from metanet.graph.layout import Layout, layout_of
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.move import Move, check_real, check_state
@@ -60,8 +61,22 @@ class NeuronGraph:
 
     @property
     def batch_size(self) -> int:
-        """Number of nets."""
-        return len(next(iter(self.tensors.values())))
+        """Number of nets.
+
+        Raises:
+            GraphError: The network has no parameters.
+        """
+        if not self.space.tensors:
+            raise GraphError(
+                "the network has no parameters (got a space of 0 tensors), so its graph has no neurons. Give a network "
+                "with weights"
+            )
+        return len(self.tensors[self.space.tensors[0].name])
+
+    @property
+    def coverage(self) -> float:
+        """Share of the parameters that the graph holds, so that a metanet sees them; 1 if all of them."""
+        return self.layout.coverage
 
     def blocks(self) -> list[Tensor]:
         """Weights as dense blocks ``[B, D, T, S, K]``, aligned with ``layout.blocks``."""
@@ -95,15 +110,18 @@ class NeuronGraph:
         """Copy to pinned memory (called by data loaders)."""
         return NeuronGraph(self.space, {name: tensor.pin_memory() for name, tensor in self.tensors.items()})
 
-    def to_pyg(self, number: int = 0) -> Data:
+    def to_pyg(self, number: int = 0, **options: int) -> Data:
         """One net as a ``torch_geometric.data.Data``; see :func:`metanet.graph.pyg.to_pyg`."""
         from metanet.graph.pyg import to_pyg  # importing torch_geometric takes a second
 
-        return to_pyg(self, number)
+        return to_pyg(self, number, **options)
 
     def __repr__(self) -> str:
+        if not self.space.tensors:
+            return "NeuronGraph(no parameters)"
         layout = self.layout
+        unseen = f", {left_out(layout)}" if layout.unplaced else ""
         return (
             f"NeuronGraph({self.batch_size} nets, {layout.size} nodes in {len(layout.nodes)} sets, "
-            f"{len(layout.blocks)} blocks, {self.space.parameters} parameters each)"
+            f"{len(layout.blocks)} blocks, {self.space.parameters} parameters each{unseen})"
         )

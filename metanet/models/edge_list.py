@@ -65,8 +65,9 @@ class EdgeListMetanet(Metanet):
 
 
 def joined(graph: NeuronGraph) -> Data:
-    """The ``to_pyg`` graphs of all nets of a batch as one graph without connections between nets."""
-    return Batch.from_data_list([graph.to_pyg(number) for number in range(graph.batch_size)])
+    """The ``to_pyg`` graphs of all nets of a batch as one graph without connections between nets, one edge each."""
+    taps = max((b.shape[3] for b in graph.layout.blocks), default=1)
+    return Batch.from_data_list([graph.to_pyg(number, taps=taps) for number in range(graph.batch_size)])
 
 
 def edge_round(

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from metanet.errors import GraphError
 from metanet.graph.layout import NODE_KINDS, Block, Layout, NodeSet, Vector, layout_of
 from metanet.space.weight_space import VECTOR_KINDS, WEIGHT_KINDS, WeightSpace
 
@@ -30,6 +31,8 @@ def layout_features(space: WeightSpace, sizes: bool = True) -> tuple[Tensor, Ten
         ``[blocks, LINK_FEATURES]`` and ``[nodes, NODE_FEATURES]``, float32, in the layout's order.
     """
     layout = layout_of(space)
+    if not layout.nodes:
+        raise GraphError("the network has no parameters, so there is nothing to read. Give a network with weights")
     links = [link_features(layout, b, sizes) for b in layout.blocks]
     nodes = [node_features(layout, n, sizes) for n in layout.nodes]
     return torch.stack(links) if links else torch.zeros(0, LINK_FEATURES), torch.cat(nodes)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from metanet.errors import MetanetError, ZooError
+from metanet.graph.coverage import warn_of_unplaced
 from metanet.space import WeightSpace, trace
 from metanet.space.infer import infer
 from metanet.symmetry.move import check_real, check_state
@@ -161,7 +162,9 @@ class Collector:
         check_real(space, net.tensors)
         tensors = {name: net.tensors[name].detach().contiguous() for name in space.tensor}
         digest = space.digest
-        self.spaces.setdefault(digest, space)
+        if digest not in self.spaces:
+            self.spaces[digest] = space
+            warn_of_unplaced(space, f"{id} and all of its architecture")
         if isinstance(net.blueprint, Declared):
             self.architectures.setdefault(digest, net.blueprint.architecture.to_dict())
         waiting = self._waiting.setdefault(digest, [])

@@ -11,6 +11,7 @@ from torch import nn
 
 import metanet
 from metanet import testing
+from metanet.errors import CoverageWarning, GraphError
 from metanet.graph import NeuronGraph, layout, layout_of
 from metanet.models import EdgeStateMetanet, GaugeMetanet, GMNMetanet, OperatorMetanet
 from metanet.models.edge_list import EdgeListMetanet
@@ -141,6 +142,24 @@ def test_a_form_too_large_to_be_held_is_named():
     assert found.unplaced == ("form.weight",)
     assert 0 < found.coverage < 1e-6
     assert all(n.size <= layout.NODES for n in found.nodes)
+
+
+def test_what_is_left_out_is_said(monkeypatch):
+    monkeypatch.setattr(layout, "NODES", 20)
+    net, x = Square(11), torch.zeros(1, 4)
+    with pytest.warns(CoverageWarning, match=r"sees 6.3% of the parameters. Outside of the graph: form.weight"):
+        graph = metanet.build(net, x)
+    assert "form.weight" in repr(graph)
+    assert graph.coverage == pytest.approx(1 - 11**3 / graph.space.parameters)
+    with pytest.warns(CoverageWarning, match="to_pyg: .*form.weight"):
+        graph.to_pyg()
+
+
+def test_a_network_without_parameters_is_refused_by_metanets():
+    graph = metanet.build(nn.ReLU(), torch.zeros(1, 3))
+    assert (repr(graph), graph.coverage) == ("NeuronGraph(no parameters)", 1)
+    with pytest.raises(GraphError, match="no parameters"):
+        OperatorMetanet()(graph)
 
 
 class Square(nn.Module):

@@ -1,8 +1,11 @@
+import pytest
 import torch
 from torch import nn
 from torch_geometric.data import Batch
 
 import metanet
+from metanet import testing
+from metanet.errors import GraphError
 from metanet.graph import NeuronGraph
 
 
@@ -24,8 +27,11 @@ def test_counts_and_fields(traced):
     data, layout = graph.to_pyg(), graph.layout
     connections = sum(b.shape[0] * b.shape[1] * b.shape[2] for b in layout.blocks)
     assert data.num_nodes == layout.size == len(data.x) == len(data.node_kind) == len(data.position)
-    assert data.edge_index.shape == (2, connections)
-    assert len(data.edge_attr) == len(data.edge_taps) == len(data.edge_kind) == len(data.edge_depth) == connections
+    assert data.edge_attr.shape[1] == 9
+    assert int((data.edge_start == 0).sum()) == connections
+    assert len(data.edge_attr) == len(data.edge_taps) == len(data.edge_kind) == len(data.edge_depth)
+    assert data.edge_index.shape == (2, len(data.edge_attr))
+    assert len(data.unary) == sum(v[0].numel() for v in graph.vectors())
     assert data.edge_index.max() < data.num_nodes
     assert data.validate()
     weights = sum(
@@ -70,14 +76,51 @@ def test_a_zero_weight_is_still_an_edge():
 def test_a_batch_of_two_architectures_comes_apart_again(traced_network):
     graphs = [NeuronGraph.from_state_dicts(s, [m.state_dict()]) for m, _, s in map(traced_network, ("mlp", "residual"))]
     datas = [graph.to_pyg() for graph in graphs]
-    width, taps = max(d.x.shape[1] for d in datas), max(d.edge_attr.shape[1] for d in datas)
-    for data in datas:  # one batch needs one width of features
-        data.x = nn.functional.pad(data.x, (0, width - data.x.shape[1]))
-        data.x_kind = nn.functional.pad(data.x_kind, (0, width - data.x_kind.shape[1]), value=-1)
-        data.edge_attr = nn.functional.pad(data.edge_attr, (0, taps - data.edge_attr.shape[1]))
     batch = Batch.from_data_list(datas)
     assert batch.num_nodes == sum(d.num_nodes for d in datas)
     for original, found in zip(datas, batch.to_data_list(), strict=True):
         assert set(original.keys()) == set(found.keys())
         for key, value in original.items():
             assert torch.equal(torch.as_tensor(found[key]), torch.as_tensor(value)), key
+
+
+def test_more_taps_than_an_edge_holds_are_parallel_edges():
+    net = nn.Sequential(nn.Conv2d(1, 2, 5), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
+    data = metanet.build(net, torch.zeros(1, 1, 6, 6)).to_pyg()
+    first = data.edge_block == 0
+    assert data.edge_taps[first].tolist() == [9, 9, 9, 9, 7, 7]
+    weights = torch.cat([data.edge_attr[i, :n] for i, n in enumerate(data.edge_taps.tolist()) if first[i]])
+    assert torch.equal(weights.sort().values, net[0].weight.detach().flatten().sort().values)
+    whole = metanet.build(net, torch.zeros(1, 1, 6, 6)).to_pyg(taps=25)
+    assert torch.equal(whole.edge_attr[:2].flatten(), net[0].weight.detach().flatten())
+
+
+def test_a_layer_of_pyg_gives_the_same_alone_and_beside_another_architecture(traced_network):
+    from torch_geometric.nn import GINEConv
+
+    torch.manual_seed(0)
+    layer = GINEConv(nn.Linear(12, 5), edge_dim=9).double()
+    datas = [testing.randomised_graph(traced_network(n)[2], nets=1).to_pyg() for n in ("mlp", "residual", "grouped")]
+    both = Batch.from_data_list(datas)
+    found = layer(both.x, both.edge_index, both.edge_attr)
+    alone = torch.cat([layer(d.x, d.edge_index, d.edge_attr) for d in datas])
+    assert torch.allclose(found, alone, rtol=1e-12)
+
+
+def test_statistics_are_those_of_the_unary_parameters(traced):
+    data = testing.randomised_graph(traced[2], nets=1).to_pyg()
+    node = int(data.unary_index[0])
+    mine = data.unary[(data.unary_index == node) & (data.unary_kind == data.unary_kind[0])]
+    expected = torch.stack([mine.mean(), mine.square().mean().sqrt(), torch.tensor(float(len(mine))).double()])
+    start = 3 * int(data.unary_kind[0])
+    assert torch.allclose(data.x[node, start : start + 3], expected)
+
+
+def test_what_cannot_be_shown_is_refused():
+    with pytest.raises(GraphError, match="no parameters"):
+        metanet.build(nn.ReLU(), torch.zeros(1, 3)).to_pyg()
+    graph = metanet.build(nn.Linear(3, 2), torch.zeros(1, 3))
+    with pytest.raises(GraphError, match="net 1 of a batch of 1"):
+        graph.to_pyg(1)
+    with pytest.raises(GraphError, match="taps=0"):
+        graph.to_pyg(taps=0)
