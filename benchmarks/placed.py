@@ -2,7 +2,8 @@
 
 ``python benchmarks/placed.py [--suites timm,torchvision,transformers,outside] [--every] [--quick] [--seconds S]
 [--log FILE] [--to FILE]`` needs the libraries named. Of timm the model of each family that the benchmark depgraph.py
-names is taken (``--every``: all). A tensor is seen if a metanet with random parameters, in float64, predicts something else once it is doubled.
+names is taken (``--every``: all). A tensor is seen if a metanet with random parameters, in float64, predicts something
+else once it is doubled.
 """
 
 from __future__ import annotations
