@@ -26,11 +26,14 @@ from metanet.graph import NeuronGraph, layout_of
 from metanet.models import OperatorMetanet
 
 sys.path.insert(0, str(Path(__file__).parent))
-from architectures import DECODER, IMAGE, TEXT, Architecture, suite
-from common import machine
-from isolated import isolated
-from markdown import table
-from outside import OUTSIDE
+from architectures import DECODER, IMAGE, TEXT, Architecture, declare_torchvision_operations, suite
+
+declare_torchvision_operations()  # before torchmetrics imports torchvision
+
+from common import machine  # noqa: E402
+from isolated import isolated  # noqa: E402
+from markdown import table  # noqa: E402
+from outside import OUTSIDE  # noqa: E402
 
 ENOUGH = 0.99
 SENSED = 12_000_000  # parameters up to which a metanet reads the model
