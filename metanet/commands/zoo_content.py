@@ -42,7 +42,11 @@ def list_zoos(
             return
         table = Table("zoo", "nets", "description", title=str(zoos_folder()))
         for name, card in zoos.items():
-            table.add_row(name, f"{card['nets']:,}" if "nets" in card else "?", str(card.get("description", "")))
+            table.add_row(
+                name,
+                f"{card['nets']:,}" if isinstance(card.get("nets"), int) else "?",
+                str(card.get("description", "")),
+            )
     Console().print(table)
 
 

@@ -71,7 +71,7 @@ def read_space(path: Path) -> WeightSpace:
     """
     try:
         space = WeightSpace.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, MetanetError) as error:
+    except (OSError, MetanetError, UnicodeDecodeError, RecursionError) as error:
         raise ZooError(f"Cannot read the weight space {path}: {error}. {REBUILD}") from error
     if space.digest != path.stem:
         raise ZooError(f"The weight space {path} does not match its name: its digest is {space.digest}. {REBUILD}")

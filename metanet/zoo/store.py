@@ -278,6 +278,7 @@ def read_zoo(path: Path) -> ModelZoo:
     if lacking or not isinstance(card, dict) or "name" not in card:
         problem = f"the table lacks the columns {', '.join(lacking)}" if lacking else "zoo.json names no zoo"
         raise ZooError(f"Cannot open the zoo {path}: {problem}. Columns needed: {', '.join(COLUMNS)}.")
+    _check_columns(path, table)
     return ModelZoo(path, table, card, Spaces(path, sorted(table["space"].unique().to_pylist())))
 
 
@@ -306,6 +307,24 @@ def _check_card(path: Path, card: Any) -> None:
             raise ZooError(
                 f"Cannot open the zoo {path}: '{key}' in {CARD} is a {found}, not a {kind.__name__}. {REBUILD}"
             )
+
+
+def _check_columns(path: Path, table: pa.Table) -> None:
+    """Refuse a table whose first columns are of other types, or lack values.
+
+    Raises:
+        ZooError: It is one.
+    """
+    for name in COLUMNS:
+        kind = table.schema.field(name).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        fits = pa.types.is_integer(kind) if name in ("shard", "row") else pa.types.is_string(kind)
+        if len(table) and (table[name].null_count or (not fits and name != "run")):
+            found = "missing values" if table[name].null_count else f"the type {kind}"
+            raise ZooError(f"Cannot open the zoo {path}: column '{name}' of {TABLE} has {found}. {REBUILD}")
+    bad = [d for d in table["space"].unique().to_pylist() if not str(d).isalnum()]
+    if bad:  # it names files
+        raise ZooError(f"Cannot open the zoo {path}: got the digest {bad[0][:40]!r} in {TABLE}. {REBUILD}")
 
 
 def _why_missing(path: Path) -> str:

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metanet.errors import ZooError
@@ -58,4 +60,20 @@ def test_a_damaged_or_newer_card_is_one_line(tiny_zoo, tmp_path, change, said):
     card = json.loads((copy / "zoo.json").read_text())
     (copy / "zoo.json").write_text(json.dumps(card | change))
     with pytest.raises(ZooError, match=said):
+        read_zoo(copy)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("shard", "x"), ("row", 0.5), ("space", "../../etc"), ("space", None), ("id", 3), ("split", 1)],
+)
+def test_a_damaged_table_is_one_line(tiny_zoo, tmp_path, column, value):
+    copy = shutil.copytree(tiny_zoo.path, tmp_path / "zoo")
+    table = pq.read_table(copy / "models.parquet")
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array([value] * len(table))), copy / "models.parquet")
+    with pytest.raises(ZooError, match=r"column|digest"):
+        read_zoo(copy)
+    (copy / "models.parquet").write_bytes(b"PAR1 not a table PAR1")
+    with pytest.raises(ZooError, match="Cannot open the zoo"):
         read_zoo(copy)
