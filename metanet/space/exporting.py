@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.distributions import Distribution
 from torch.export.graph_signature import InputKind
 
-from metanet.errors import SpaceError
+from metanet.errors import MetanetError, SpaceError
+from metanet.space.outputs import readable
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """Example inputs: one tensor, the tuple of positional arguments, or the mapping of keyword arguments."""
@@ -53,14 +55,20 @@ def arguments(example_inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put a module into eval mode for the duration, and leave it as it was: modes, and caches kept in attributes.
 
-    A cache that fills on the first call would hold the symbolic tensors of a trace, or what other weights gave.
+    A cache that fills on the first call would hold the symbolic tensors of a trace, or what other weights gave. Outputs
+    of unusual types come as plain containers of their tensors, and distributions do not look at their arguments.
     """
     own = [(m, m.training, dict(m.__dict__)) for m in module.modules()]
     held = [(c, copy.copy(c)) for _, _, attributes in own for c in attributes.values() if type(c) in (dict, list)]
+    hook = nn.Module.register_forward_hook(module, readable)
+    validated = Distribution._validate_args
     try:
+        Distribution.set_default_validate_args(False)
         module.eval()
         yield
     finally:
+        Distribution.set_default_validate_args(validated)
+        hook.remove()
         for m, mode, attributes in own:
             m.__dict__.clear()
             m.__dict__.update(attributes)
@@ -105,6 +113,8 @@ def export(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
             warnings.simplefilter("ignore")  # torch.export warns of its own internals; failures raise
             program = torch.export.export(module, args, dict(kwargs), strict=False)
             program = program.run_decompositions(decompositions())
+    except MetanetError:
+        raise
     except Exception as error:  # torch.export raises many unrelated types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise SpaceError(

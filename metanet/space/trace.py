@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
+from metanet.errors import MetanetError, SpaceError
 from metanet.space import rules  # noqa: F401  (importing the package registers the rules)
 from metanet.space.axes import Dim, settle
 from metanet.space.exporting import Inputs, Program
@@ -42,13 +43,26 @@ def trace(module: nn.Module, example_inputs: Inputs, certify: bool = False) -> W
         SpaceError: The module cannot be traced (the message carries the reason that ``torch.export`` gave), or it
             cannot be certified because its outputs are not finite.
     """
-    with _uncollected():
-        graph = Traced.of(module, example_inputs)
-        if not certify:
-            return graph.space()
+    try:
+        with _uncollected():
+            graph = Traced.of(module, example_inputs)
+            if not certify:
+                return graph.space()
+    except MetanetError:
+        raise
+    except Exception as error:  # whatever an unusual module leads to
+        raise _untraced(module, error) from error
     from metanet.symmetry.soundness import certified_space  # symmetry builds on space: imported where it is used
 
     return certified_space(graph, module, example_inputs)
+
+
+def _untraced(module: Any, error: Exception) -> SpaceError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return SpaceError(
+        f"{type(module).__name__} could not be traced: got {type(error).__name__}: {reason}. Accepted: an nn.Module "
+        f"whose eval-mode run on the example inputs follows from their shapes"
+    )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import operator
 from collections.abc import Iterator, Mapping
@@ -15,14 +16,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metanet.errors import MetanetError, SpaceError
 from metanet.space.exporting import Inputs, Program, arguments, decompositions, evaluating, export, kept
+from metanet.space.outputs import PLAIN
 from metanet.space.record.outcomes import outcome
 from metanet.space.record.standins import Layout, Memory, StandIn, Unrecorded, layout_of
 from metanet.space.record.tape import Entry, Tape, replaced
 from metanet.space.record.templates import MANY, Arguments, Template
-
-PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device)
-"""What a module may return beside tensors."""
 
 TEMPLATES: dict[tuple[Any, ...], Template] = {}
 """What is known of operations, from all recordings so far."""
@@ -44,8 +44,43 @@ def capture(module: nn.Module, example_inputs: Inputs) -> Program:
     try:
         with evaluating(module):
             return Recorder().run(module, args, kwargs)
-    except Exception:  # whatever it was, torch.export decides whether the module can be traced
-        return export(module, args, kwargs)
+    except Exception as error:  # whatever it was, torch.export decides whether the module can be traced
+        if isinstance(error, MetanetError) and not isinstance(error, Unrecorded):
+            raise
+    try:
+        program = export(module, args, kwargs)
+        if not _is_symbolic(program):
+            return program
+        problem = SpaceError(
+            f"{type(module).__name__} could not be traced: the sizes of its tensors depend on the values of its "
+            f"inputs. Accepted: sizes that follow from the shapes of the inputs, and from whole numbers such as edges"
+        )
+    except SpaceError as error:
+        problem = error
+    if _indices(args, kwargs):
+        with contextlib.suppress(Exception), evaluating(module):
+            return Recorder(fixed_indices=True).run(module, args, kwargs)
+    raise problem
+
+
+def _indices(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an input holds whole numbers or truth values, with data."""
+    return any(map(_is_index, pytree.tree_leaves((args, dict(kwargs)))))
+
+
+def _is_index(leaf: Any) -> bool:
+    return type(leaf) is Tensor and not leaf.is_meta and not (leaf.is_floating_point() or leaf.is_complex())
+
+
+def _is_symbolic(program: Program) -> bool:
+    """Whether a size in a graph is not known before the graph runs."""
+    for node in program.nodes:
+        for leaf in pytree.tree_leaves(node.meta.get("val")):
+            if isinstance(leaf, torch.SymInt | torch.SymFloat | torch.SymBool):
+                return True
+            if isinstance(leaf, Tensor) and not all(isinstance(size, int) for size in leaf.shape):
+                return True
+    return False
 
 
 class Recorder(TorchDispatchMode):
@@ -53,6 +88,10 @@ class Recorder(TorchDispatchMode):
 
     It works below autograd, where torch still sees composite operations whole: those that have a decomposition or none
     of the kept names are taken apart, and their parts are recorded.
+
+    Args:
+        fixed_indices: Whether inputs of whole numbers and truth values, such as the edges of a graph, are constants of
+            the network: what is computed of them alone is computed, so that sizes may depend on their values.
     """
 
     @classmethod
@@ -60,8 +99,9 @@ class Recorder(TorchDispatchMode):
         """Spare every operation the detour that keeps dynamo away: nothing is compiled during a recording."""
         return False
 
-    def __init__(self) -> None:
+    def __init__(self, fixed_indices: bool = False) -> None:
         super().__init__()
+        self.fixed_indices = fixed_indices
         self.tape = Tape()
         self.constants: dict[str, Tensor] = {}
         self.lifted: dict[int, tuple[Tensor, StandIn]] = {}  # by id: real tensors, and their stand-ins
@@ -95,6 +135,11 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation: written by its template, or taken apart and its parts learnt."""
         kwargs = kwargs or {}
+        if self.fixed_indices:
+            held = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            if held and not any(isinstance(tensor, StandIn) for tensor in held):
+                return func(*args, **kwargs)
+            args = _without_masks(func, args)
         if self.learning or _way(func) in ("question", "in place"):
             return self._perform(func, args, kwargs)
         given = Arguments(func, args, kwargs, self._lift)
@@ -146,6 +191,8 @@ class Recorder(TorchDispatchMode):
         written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
         functional = getattr(packet, func._overloadname, None)
+        if functional is not None and functional._schema.arguments[0].type.kind() != "TensorType":  # pow.Scalar(2, x)
+            functional = getattr(packet, f"Tensor_{func._overloadname}", None)
         moves = torch.Tag.inplace_view in func.tags
         if functional is None or len(written) != 1:
             raise Unrecorded(f"{func} overwrites an argument")
@@ -228,6 +275,9 @@ class Recorder(TorchDispatchMode):
 
     def _user_input(self, leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
+            if self.fixed_indices and _is_index(leaf):
+                self._input("input", leaf, InputKind.USER_INPUT, None)  # an input that the graph does not read
+                return leaf
             return self._input("input", leaf, InputKind.USER_INPUT, None)
         self.tape.inputs.append(Entry("input", (), {}, leaf, "", (InputKind.USER_INPUT, None)))
         return leaf
@@ -237,6 +287,17 @@ class Recorder(TorchDispatchMode):
         entry = Entry(name, (), {}, layout_of(tensor, trained=tensor.requires_grad), "", (kind, target))
         self.tape.inputs.append(entry)
         return StandIn.of(entry.result, Memory(), entry)
+
+
+def _without_masks(func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Put indices for masks whose values are known, so that the size of what they choose is known."""
+    if func.name().partition(".")[0] not in ("aten::index", "aten::index_put", "aten::index_put_"):
+        return args
+    indices: list[Any] = []
+    for index in args[1]:
+        known = isinstance(index, Tensor) and not isinstance(index, StandIn) and index.dtype == torch.bool
+        indices += torch.nonzero(index).unbind(1) if known else [index]
+    return args[0], indices, *args[2:]
 
 
 @functools.cache

@@ -76,12 +76,36 @@ def index_write(walk: Walk, node: fx.Node, x: Value, dim: int, numbers: Value, n
 
 @rule("gather")
 def gather(walk: Walk, node: fx.Node, x: Value, dim: int, numbers: Value, *args: Any, **kwargs: Any) -> Value:
-    """Entries along one dimension by numbers that differ from place to place."""
-    walk.freeze(node, *x.dims, *numbers.dims)
-    return walk.make([walk.fixed(node, s) for s in shape_of(node)], x, numbers)
+    """Entries along one dimension by numbers that differ from place to place; other dimensions are aligned."""
+    dim %= max(len(x.dims), 1)
+    dims = []
+    for at, (own, chosen) in enumerate(zip(x.dims, numbers.dims, strict=True)):
+        _align(walk, node, at == dim, own, chosen)
+        dims.append(walk.fixed(node, chosen.size) if at == dim else chosen)
+    return walk.make(dims, x, numbers)
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "masked_scatter", "put", "take", "searchsorted", "bucketize")
+@rule("scatter_add", "scatter_reduce")
+def scatter_along(
+    walk: Walk, node: fx.Node, x: Value, dim: int, numbers: Value, new: Value, *args: Any, **kwargs: Any
+) -> Value:
+    """Add along one dimension at numbers that differ from place to place; other dimensions are aligned."""
+    dim %= max(len(x.dims), 1)
+    for at, dims in enumerate(zip(x.dims, numbers.dims, new.dims, strict=True)):
+        _align(walk, node, at == dim, *dims)
+    return walk.make(x.dims, x, numbers, new)
+
+
+def _align(walk: Walk, node: fx.Node, ordered: bool, first: Dim, *others: Dim) -> None:
+    """Freeze dims that are ordered or of unlike sizes, and make one of the others."""
+    if ordered or any(dim.size != first.size for dim in others):
+        walk.freeze(node, first, *others)
+        return
+    for dim in others:
+        unify(first, dim, walk.where(node))
+
+
+@rule("scatter", "masked_scatter", "put", "take", "searchsorted", "bucketize")
 def scatter(walk: Walk, node: fx.Node, *args: Any, **kwargs: Any) -> Value:
     """Reading or writing at places that differ from place to place: everything is ordered."""
     values = list(tensors_in((args, kwargs)))
