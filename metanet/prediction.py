@@ -214,7 +214,9 @@ class _Reader:
             shapes = [f"{name}{list(t.shape)}" for name, t in checkpoint.tensors.items()]
             raise SpaceError(self._foreign(str(checkpoint.path), f"{len(shapes)} tensors: {_shorten(shapes)}"))
         try:
-            return "space inferred from names and shapes", Match(infer(checkpoint, self.activation, **self.options), "")
+            space = infer(checkpoint, self.activation, **self.options)
+            known = f"recognised as {space.source}" if ":" in space.source else "space inferred from names and shapes"
+            return known, Match(space, "")
         except SpaceError as error:
             raise SpaceError(f"{checkpoint.path}: {error}") from None
 

@@ -9,6 +9,7 @@ import typer
 
 from metanet.commands.network import find_network
 from metanet.commands.options import (
+    ArchitectureOption,
     ChainOption,
     ChannelsLastOption,
     GroupedOption,
@@ -38,12 +39,13 @@ def graph(
     channels_last: ChannelsLastOption = None,
     grouped: GroupedOption = None,
     transposed: TransposedOption = None,
+    architecture: ArchitectureOption = None,
     plot: Annotated[str | None, typer.Option(help="Draw the graph to this .svg, .png or .pdf file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the neuron graph of a network: node sets, blocks of weights, depth."""
     found = find_network(
-        network, input, activation, infer_options(chain, norm_groups, channels_last, grouped, transposed)
+        network, input, activation, infer_options(chain, norm_groups, channels_last, grouped, transposed, architecture)
     )
     summary = summarise(found.graph)
     if plot is not None:
@@ -113,7 +115,7 @@ def show(name: str, graph: NeuronGraph, summary: dict[str, Any]) -> None:
 
     console = Console()
     state = "certified" if summary["certified"] else "not certified"
-    how = HOW.get(summary["source"], "")
+    how = HOW.get(summary["source"], f"recognised as {summary['source']} and traced from its code")
     counts = (
         f"{summary['neurons']:,} neurons, {summary['connections']:,} connections, {summary['parameters']:,} parameters"
     )

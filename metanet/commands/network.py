@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from metanet.graph.neuron_graph import NeuronGraph
     from metanet.space.inference.options import InferOptions
+    from metanet.space.recognise import Recognition
 
 MODULE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 INPUT = re.compile(r"(\d+(?:x\d+)*)(:int)?")
@@ -33,12 +34,23 @@ class Network:
         graph: The neuron graph.
         module: The module, None if the network came from a file that holds no graph.
         inputs: Example inputs of the module.
+        recognition: What a file without code was recognised as; its module is constructed only where it is run.
     """
 
     name: str
     graph: NeuronGraph
     module: nn.Module | None = None
-    inputs: tuple[Tensor, ...] = ()
+    inputs: tuple[Tensor, ...] | dict[str, Tensor] = ()
+    recognition: Recognition | None = None
+
+    def with_code(self) -> Network:
+        """Return the network with the module that it was recognised as, the weights of the file in it."""
+        if self.recognition is None or self.module is not None:
+            return self
+        module, inputs = self.recognition.module()
+        weights = {name: tensor[0] for name, tensor in self.graph.tensors.items()}
+        module.load_state_dict(weights, strict=False, assign=True)
+        return replace(self, module=module, inputs=inputs)
 
 
 def find_network(
@@ -61,7 +73,8 @@ def find_network(
             not go with it.
     """
     from metanet.checkpoint import load
-    from metanet.graph.build import build, from_onnx
+    from metanet.graph.build import SPACE_KEY, build, from_onnx
+    from metanet.space.recognise import recognise
 
     if MODULE.fullmatch(name) and not Path(name).exists():
         _refuse_options(activation, options, "a module")
@@ -81,7 +94,10 @@ def find_network(
         raise ConfigError(
             f"--input goes with a module named package.module:function, or with an ONNX file; got the file '{name}'"
         )
-    return Network(name, build(checkpoint, activation=activation, **(options or {})))
+    graph = build(checkpoint, activation=activation, **(options or {}))
+    if ":" not in graph.space.source or SPACE_KEY in checkpoint.metadata:
+        return Network(name, graph)
+    return Network(name, graph, recognition=recognise(checkpoint, (options or {}).get("architecture")))
 
 
 def _refuse_options(activation: str | None, options: InferOptions | None, kind: str) -> None:

@@ -31,10 +31,20 @@ TransposedOption: TypeAlias = Annotated[
     bool | None,
     typer.Option("--transposed/--not-transposed", rich_help_panel=PANEL, help="Matrices are stored [in, out]."),
 ]
+ArchitectureOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=PANEL,
+                 help="timm:NAME, torchvision:NAME, transformers:CLASS, a config.json, or unknown."),
+]  # fmt: skip
 
 
 def infer_options(
-    chain: bool, norm_groups: int | None, channels_last: bool | None, grouped: bool | None, transposed: bool | None
+    chain: bool,
+    norm_groups: int | None,
+    channels_last: bool | None,
+    grouped: bool | None,
+    transposed: bool | None,
+    architecture: str | None,
 ) -> InferOptions:
     """Return the options that were given, as :func:`metanet.infer` takes them."""
     given: InferOptions = {}
@@ -50,4 +60,6 @@ def infer_options(
         given["grouped"] = grouped
     if transposed is not None:
         given["transposed"] = transposed
+    if architecture is not None:
+        given["architecture"] = architecture
     return given

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from metanet.commands.options import (
+    ArchitectureOption,
     ChainOption,
     ChannelsLastOption,
     GroupedOption,
@@ -38,6 +39,7 @@ def predict(
     channels_last: ChannelsLastOption = None,
     grouped: GroupedOption = None,
     transposed: TransposedOption = None,
+    architecture: ArchitectureOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")] = False,
     trust: Annotated[
@@ -55,7 +57,7 @@ def predict(
         space=None if space is None else read_space(space),
         activation=activation,
         any_architecture=any_architecture,
-        options=infer_options(chain, norm_groups, channels_last, grouped, transposed),
+        options=infer_options(chain, norm_groups, channels_last, grouped, transposed, architecture),
         trust=trust,
     )
     rows = [as_row(prediction) for prediction in found]

@@ -11,6 +11,7 @@ import typer
 
 from metanet.commands.network import Network, find_network
 from metanet.commands.options import (
+    ArchitectureOption,
     ChainOption,
     ChannelsLastOption,
     GroupedOption,
@@ -39,10 +40,15 @@ def symmetries(
     channels_last: ChannelsLastOption = None,
     grouped: GroupedOption = None,
     transposed: TransposedOption = None,
+    architecture: ArchitectureOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the symmetries of a network: permutations, scalings and sign flips of its neurons."""
-    found = find_network(network, input, options=infer_options(chain, norm_groups, channels_last, grouped, transposed))
+    found = find_network(
+        network, input, options=infer_options(chain, norm_groups, channels_last, grouped, transposed, architecture)
+    )
+    if certify:
+        found = found.with_code()
     if certify and found.module is None:
         raise ConfigError(
             f"'{network}' is a file: without code there is no function to certify. Name the module as "
@@ -60,7 +66,7 @@ def symmetries(
     if as_json:
         print(json.dumps({"network": network, **report}, indent=2))
     else:
-        show(network, report, found.module is not None)
+        show(network, report, found)
 
 
 def summarise(space: WeightSpace, certificate: Certificate | None) -> dict[str, Any]:
@@ -103,7 +109,7 @@ def group_name(sizes: list[int]) -> str:
     return " x ".join(factors) or "trivial"
 
 
-def show(name: str, report: dict[str, Any], has_code: bool) -> None:
+def show(name: str, report: dict[str, Any], network: Network) -> None:
     """Print a report as a table and a few lines."""
     from rich.console import Console
     from rich.table import Table
@@ -120,7 +126,10 @@ def show(name: str, report: dict[str, Any], has_code: bool) -> None:
         console.print(f"largest change of the outputs under the group: {report['worst_error']:.1e}", highlight=False)
     elif report["refused"]:
         console.print(report["refused"], markup=False, highlight=False)
-    elif not has_code:
+    elif network.recognition is not None and network.module is None:
+        known = f"recognised as {network.recognition.id} and traced from its code: --certify checks it on that module"
+        console.print(known, markup=False, highlight=False)
+    elif network.module is None:
         console.print("inferred or read from the file: only a module can be certified", highlight=False)
     table = Table(title="Free axes", title_justify="left")
     table.add_column("axis", overflow="fold")

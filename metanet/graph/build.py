@@ -36,8 +36,9 @@ def build(
     """The neuron graph of one network.
 
     A module is traced. A file is read without running anything in it; if metanet exported it, it carries its space. An
-    ONNX file holds its graph: the network is rebuilt from it, traced and certified like a module. Otherwise the space
-    is inferred from names and shapes, as for a state dict, and is not certified.
+    ONNX file holds its graph: the network is rebuilt from it, traced and certified like a module. Otherwise, as for
+    a state dict, the space is that of the known architecture that has these names and shapes, or it is inferred from
+    them; it is not certified.
 
     Args:
         module_or_path_or_state_dict: The network: a module, the path of a checkpoint file, a loaded

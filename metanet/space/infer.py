@@ -18,6 +18,7 @@ from metanet.space.inference.options import CHAIN, Reading
 from metanet.space.inference.order import find_order, is_lost
 from metanet.space.inference.refusal import refuse
 from metanet.space.inference.resnet import ResidualBlock, is_residual, is_resnext, split
+from metanet.space.recognise import UNKNOWN, recognise
 from metanet.space.resolve import resolve
 from metanet.space.weight_space import WeightSpace
 
@@ -35,8 +36,14 @@ def infer(
     chain: bool = False,
     grouped: bool | None = None,
     transposed: bool | None = None,
+    architecture: str | None = None,
 ) -> WeightSpace:
-    """Infer the weight space of an MLP, a CNN or an INR from its tensors alone.
+    """Derive the weight space of a network without code from its tensors: recognise it, or infer a chain.
+
+    Names and shapes of the architectures of torchvision, timm and transformers are known, and a ``config.json`` beside
+    a file names its class (:mod:`metanet.space.recognise`). The space of such a network is traced on the library's own
+    module, without weights; it is not an inferred one. Everything below is about other networks: an MLP, a CNN or an
+    INR whose space is inferred.
 
     Layers are read as a plain chain: linear and convolutional layers, flatten between them, norm layers, PReLU. Names
     or sizes must prove it. Names that denote chains by convention are the numbers of a Sequential, ``layers.0``,
@@ -62,16 +69,21 @@ def infer(
             by default it is asked.
         transposed: Whether matrices named ``weight`` are stored ``[in, out]`` (True) or ``[out, in]`` (False); by
             default the latter, and asked where all matrices are square.
+        architecture: The architecture where several have these names and shapes, such as ``"timm:resnet50"`` or
+            ``"transformers:BertModel"``, or the path of a ``config.json``; ``"unknown"`` to infer without recognition.
 
     Returns:
-        The space, uncertified, with source ``"infer"``: equal to the traced one, except that strides and activations
-        are unknown and the positions of a flattened map are one axis.
+        The space, uncertified. Its source is the name of the recognised architecture (``"timm:resnet50"``), or
+        ``"infer"``: then it is equal to the traced one, except that strides and activations are unknown and the
+        positions of a flattened map are one axis.
 
     Raises:
         SpaceError: Names and shapes fit no architecture, or several; the message names the tensor, the alternatives and
-            the options that choose.
+            the options that choose. Or the architecture is known, and its library is not installed.
     """
     source = checkpoint_or_state_dict
+    if architecture != UNKNOWN and (found := recognise(source, architecture)) is not None:
+        return found.space
     given = dict(source.tensors if isinstance(source, Checkpoint) else source)
     refuse_strange(given)
     state = {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}

@@ -106,7 +106,8 @@ class WeightSpace:
         links: Uses of the tensors, in the order of computation.
         opaque: Operations that were not understood; their axes are frozen, so the space stays sound.
         certified: Whether :func:`metanet.certify` confirmed it on the network itself. Not part of the identity.
-        source: How it was derived (``"trace"``, ``"onnx"``, ``"infer"``). Not part of the identity.
+        source: How it was derived: ``"trace"``, ``"onnx"``, ``"infer"``, or the recognised architecture whose code was
+            traced (``"timm:resnet18"``). Not part of the identity.
         gauges: Other symmetries than permutations of whole axes (:class:`Gauge`). They follow from the rest together
             with the forward function, so they are not part of the identity.
     """

@@ -14,6 +14,7 @@ class InferOptions(TypedDict, total=False):
     chain: bool
     grouped: bool | None
     transposed: bool | None
+    architecture: str | None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 LARGE = 4096  # entries above which memory is left unfilled
+BUFFERS = 1 << 26  # entries of all buffers that an untrusted configuration may ask for, or as many as the file has
 RANDOM = {"aten::uniform_", "aten::normal_", "aten::random_", "aten::bernoulli_", "aten::exponential_"}
 FACTORIES = {"aten::randn", "aten::rand"}
 
@@ -34,9 +39,9 @@ class Unfilled(TorchDispatchMode):
         """Skip writing into unfilled memory."""
         name = func._schema.name
         first = args[0] if args else None
-        if name in FACTORIES and isinstance(first, (list, tuple)) and _count(first) > LARGE:
-            made = torch.ops.aten.empty.memory_format(first, **{k: v for k, v in (kwargs or {}).items() if k != "generator"})
-            return self._mark(made)
+        if name in FACTORIES and isinstance(first, (list, tuple)) and math.prod(first) > LARGE:
+            options = {k: v for k, v in (kwargs or {}).items() if k != "generator"}
+            return self._mark(torch.ops.aten.empty.memory_format(first, **options))
         if isinstance(first, Tensor) and name.endswith("_") and not first.is_meta:
             if name in RANDOM and first.numel() > LARGE:
                 return self._mark(first)
@@ -63,20 +68,27 @@ def only_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[None]:
     Raises:
         Misfit: The module does not fit the state dict.
     """
-    allowed, left = set(shapes.values()), [4 * len(shapes) + 16]  # modules may be moved about, and tied
+    allowed, left = set(shapes.values()), 4 * len(shapes) + 16  # modules may be moved about, and tied
+    room = max(BUFFERS, sum(map(math.prod, shapes.values())))
 
-    def check(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is None:
-            return
-        left[0] -= 1
-        if tuple(parameter.shape) not in allowed or left[0] < 0:
-            raise Misfit(f"'{name}' of a {type(module).__name__} has the shape {list(parameter.shape)}")
+    def parameter(module: nn.Module, name: str, made: nn.Parameter | None) -> None:
+        nonlocal left
+        left -= made is not None
+        if made is not None and (tuple(made.shape) not in allowed or left < 0):
+            raise Misfit(f"'{name}' of a {type(module).__name__} has the shape {list(made.shape)}")
 
-    handle = register_module_parameter_registration_hook(check)
+    def buffer(module: nn.Module, name: str, made: Tensor | None) -> None:
+        nonlocal room
+        room -= 0 if made is None else made.numel()
+        if room < 0:
+            raise Misfit(f"'{name}' of a {type(module).__name__} is larger than the file")
+
+    handles = register_module_parameter_registration_hook(parameter), register_module_buffer_registration_hook(buffer)
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def construct(make: Callable[[], nn.Module]) -> nn.Module:
@@ -108,10 +120,3 @@ class Prefixed(nn.Module):
 def prefixed(module: nn.Module, prefix: str) -> nn.Module:
     """Return the module itself, or with a prefix before the names of its tensors."""
     return Prefixed(module, prefix) if prefix else module
-
-
-def _count(sizes: Any) -> int:
-    total = 1
-    for size in sizes:
-        total *= int(size)
-    return total

@@ -123,7 +123,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "DistilBert": {"distilbert-base-cased": {"vocab_size": 28996}},
     "Electra": {
-        "electra-base": {"embedding_size": 768, "hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+        "electra-base": {**_bert(768, 12), "embedding_size": 768},
         "electra-large": {**_bert(1024, 24), "embedding_size": 1024},
     },
     "Roberta": {

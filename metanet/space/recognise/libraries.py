@@ -83,10 +83,14 @@ def declare_torchvision_operations() -> None:
 
 def _broken(library: str, error: Exception) -> SpaceError:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return SpaceError(f"{library} {version(library)} cannot be imported: {first}. Install a version that fits this torch")
+    return SpaceError(
+        f"{library} {version(library)} cannot be imported: {first}. Install a version that fits this torch"
+    )
 
 
-def create(library: str, name: str, arguments: Mapping[str, Any], presets: Mapping[str, Any]) -> tuple[nn.Module, Inputs]:
+def create(
+    library: str, name: str, arguments: Mapping[str, Any], presets: Mapping[str, Any]
+) -> tuple[nn.Module, Inputs]:
     """Construct an architecture of the index, with its weights unfilled, and inputs to trace it with.
 
     Args:

@@ -9,24 +9,28 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
+import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from metanet.errors import MetanetError
 from metanet.space import WeightSpace, trace
-from metanet.space.infer import infer_chain
+from metanet.space.infer import infer
 from metanet.space.recognise.alternatives import agrees, compare
 from metanet.space.recognise.families import FAMILIES, PRESETS
 from metanet.space.recognise.fingerprint import Shapes, names_key, shapes_key, shapes_of, skeleton_key
-from metanet.space.recognise.index import FILE, OpenDim, write_index
+from metanet.space.recognise.index import FILE, write_index
 from metanet.space.recognise.libraries import LIBRARIES, create, import_library, version
 from metanet.space.recognise.naming import without_ties
+from metanet.space.recognise.recognition import UNKNOWN
 
 CLASSES, CHANNELS = 1009, 2  # how many classes and channels more; a difference of shapes tells which it was
 
@@ -58,16 +62,16 @@ def presets() -> dict[str, dict[str, Any]]:
     return {name: fields for named in PRESETS.values() for name, fields in named.items()}
 
 
-def variants(library: str, name: str, module: nn.Module, shapes: Shapes) -> Iterator[dict[str, int]]:
+def variants(library: str, name: str, module: nn.Module) -> Iterator[dict[str, int]]:
     """Yield arguments that change the head or the input of an architecture, all that its constructor takes first."""
     if library == "transformers":
-        config = module.config
+        config: Any = module.config
         labels = {"num_labels": config.num_labels + CLASSES} if "For" in name else {}
         words = getattr(config, "vocab_size", None)
         vocabulary = {"vocab_size": words + CHANNELS} if isinstance(words, int) else {}
         yield from (v for v in ({**labels, **vocabulary}, vocabulary) if v)
         return
-    classes = {"num_classes": getattr(module, "num_classes", 0) or default_classes(name) }
+    classes = {"num_classes": getattr(module, "num_classes", 0) or default_classes(name)}
     more = {"num_classes": classes["num_classes"] + CLASSES}
     if library == "timm":
         channels = getattr(module, "pretrained_cfg", {}).get("input_size", (3,))[0]
@@ -119,7 +123,7 @@ def examine(library: str, name: str) -> Iterator[tuple[Row, str, str]]:
     """Yield rows of the index for one architecture, each with the hash of its names and its hash without the head."""
     shapes, module, _ = build(library, name)
     found: list[list[Any]] = []
-    for arguments in variants(library, name, module, shapes):
+    for arguments in variants(library, name, module):
         start = {k: v - (CLASSES if k in ("num_classes", "num_labels") else CHANNELS) for k, v in arguments.items()}
         try:
             other = build(library, name, **arguments)[0]
@@ -154,7 +158,7 @@ def headless(name: str, shapes: Shapes) -> Iterator[tuple[Row, str, str]]:
     yield ("timm", name, key, dims, {"num_classes": 0}), names_key(bare), shapes_key(bare)
 
 
-def group(ids: list[str], say: Any) -> dict[str, Any] | None:
+def group(ids: list[str]) -> dict[str, Any] | None:
     """Compare the spaces of architectures that share a fingerprint: None if all are equal."""
     classes: list[tuple[WeightSpace, list[str]]] = []
     for id in ids:
@@ -163,7 +167,7 @@ def group(ids: list[str], say: Any) -> dict[str, Any] | None:
             _, module, inputs = build(library, name)
             space = trace(module, inputs)
         except MetanetError as error:
-            say(f"{id} is left out of its group: {error}")
+            print(f"{id} is left out of its group: {error}", flush=True)
             continue
         same = next((names for other, names in classes if not compare([other, space])), None)
         if same is not None:
@@ -179,42 +183,65 @@ def is_inferable(library: str, name: str) -> bool:
     """Return whether names and shapes alone give a space that the traced one confirms."""
     _, module, inputs = build(library, name)
     try:
-        guess = infer_chain(module.state_dict())
+        guess = infer(module.state_dict(), architecture=UNKNOWN)
     except MetanetError:
         return False
     return agrees(guess, trace(module, inputs))
 
 
-def make(say: Any = print, only: int | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Finding:
+    """What was found about one architecture.
+
+    Attributes:
+        id: Library and name.
+        rows: Rows of the index, each with the hash of its names and its hash without the head.
+        skeleton: Hash of its names without numbers; empty outside of transformers.
+        inferable: Whether inference without the library gives the traced space.
+        problem: Why it is left out, or empty.
+    """
+
+    id: str
+    rows: list[tuple[Row, str, str]] = field(default_factory=list)
+    skeleton: str = ""
+    inferable: bool = False
+    problem: str = ""
+
+
+def finding(item: tuple[str, str]) -> Finding:
+    """Construct one architecture and take its fingerprints."""
+    library, name = item
+    id = f"{library}:{name}"
+    try:
+        rows = list(examine(library, name))
+        if library == "transformers":
+            return Finding(id, rows, skeleton_key(build(library, name)[0]))
+        return Finding(id, rows, inferable=is_inferable(library, name))
+    except MetanetError as error:
+        return Finding(id, problem=str(error))
+
+
+def make(jobs: int, only: int | None = None) -> dict[str, Any]:
     """Return the data of the index."""
     entries: dict[str, list[Row]] = {}
     shared: dict[tuple[str, str], list[str]] = {}
     skeletons: dict[str, list[str]] = {}
-    inferable, done = [], 0
-    for library, name in names():
-        if only is not None and done >= only:
-            break
-        done += 1
-        if done % 100 == 0:
-            say(f"{done} architectures after {time.process_time():.0f} s, at {library}:{name}")
-        try:
-            rows = list(examine(library, name))
-        except MetanetError as error:
-            say(f"left out: {error}")
-            continue
-        for row, key, head in rows:
-            entries.setdefault(key, []).append(row)
-            if not row[4]:
-                shared.setdefault((key, head), []).append(f"{library}:{name}")
-        if library == "transformers":
-            key = skeleton_key(build(library, name)[0])
-            if (kind := name.partition("/")[0]) not in skeletons.setdefault(key, []):
-                skeletons[key].append(kind)
-        elif is_inferable(library, name):
-            inferable.append(f"{library}:{name}")
-    several = [ids for ids in shared.values() if len(ids) > 1]
-    say(f"{sum(map(len, entries.values()))} fingerprints, {len(several)} shared; tracing those")
-    groups = [found for ids in several if (found := group(ids, say)) is not None]
+    inferable = []
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:
+        for number, found in enumerate(pool.imap(finding, list(names())[:only], chunksize=8)):
+            if number % 100 == 0 or found.problem:
+                print(f"{number} {found.id} {found.problem}", flush=True)
+            for row, key, head in found.rows:
+                entries.setdefault(key, []).append(row)
+                if not row[4]:
+                    shared.setdefault((key, head), []).append(found.id)
+            kind = found.id.partition(":")[2].partition("/")[0]
+            if found.skeleton and kind not in skeletons.setdefault(found.skeleton, []):
+                skeletons[found.skeleton].append(kind)
+            inferable += [found.id] if found.inferable else []
+        several = [ids for ids in shared.values() if len(ids) > 1]
+        print(f"{sum(map(len, entries.values()))} fingerprints, {len(several)} shared; tracing those", flush=True)
+        groups = [found for found in pool.imap(group, several) if found is not None]
     return {
         "versions": {library: version(library) for library in LIBRARIES},
         "entries": entries,
@@ -231,10 +258,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("--to", type=Path, default=FILE, metavar="FILE", help="where to write; by default the package")
     parser.add_argument("--only", type=int, metavar="N", help="the first N architectures, for a trial")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # forked processes must not inherit threads
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    write_index(make(only=options.only), options.to)
+    write_index(make(options.jobs, options.only), options.to)
     print(f"{options.to}: {options.to.stat().st_size:,} bytes")
     return 0
 

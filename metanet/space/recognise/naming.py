@@ -3,26 +3,58 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from metanet.space.recognise.fingerprint import Shapes
+from metanet.space.weight_space import WeightSpace
 
 # buffers that older versions of transformers saved, computed from the configuration alone
 DERIVED = re.compile(r"(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias|attn\.bias|attention\.bias)$")
 
 
+# names under which files leave a tied tensor out, the less likely to be kept the later
+COPIES = (
+    re.compile(r"(^|\.)(encoder|decoder)\.embed_tokens\.weight$"),
+    re.compile(r"(^|\.)(lm_head|proj_out|embed_out|vocab_projector|decoder)\.(weight|bias)$"),
+)
+
+
+def kept(names: Iterable[str]) -> str:
+    """Return the name of a tied tensor under which transformers keeps it: that of the embedding, not of the head."""
+    return min(names, key=lambda n: (max((i + 1 for i, copy in enumerate(COPIES) if copy.search(n)), default=0), n))
+
+
 def without_ties(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state dict of a module with every tied tensor once, under its first name."""
-    seen: set[int] = set()
-    found = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if isinstance(tensor, nn.Parameter) and id(tensor) in seen:
-            continue
-        seen.add(id(tensor))
-        found[name] = tensor
-    return found
+    """Return the state dict of a module with every tied tensor once."""
+    ties = tied_names(module)
+    return {n: t for n, t in module.state_dict().items() if n not in ties or n == kept(ties[n])}
+
+
+def shared_names(state: Mapping[str, Tensor]) -> set[str]:
+    """Return the names that a state dict has beside another name of the same tensor, or of an equal copy.
+
+    Copies are looked for under names that are usually tied alone; equal values elsewhere are accidents of a beginning.
+    """
+    groups: list[list[str]] = []
+    places: dict[object, list[str]] = {}
+    for name, tensor in state.items():
+        if not tensor.is_meta and tensor.numel() > 1:
+            place = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
+            places.setdefault(place, []).append(name)
+    groups += [names for names in places.values() if len(names) > 1]
+    for name in [n for n in state if any(copy.search(n) for copy in COPIES)]:
+        equal = [n for n, t in state.items() if n != name and _equal(t, state[name])]
+        groups += [[name, *equal]] if equal else []
+    return {name for names in groups for name in names if name != kept(names)}
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    alike = a.shape == b.shape and a.dtype == b.dtype and not a.is_meta and not b.is_meta and a.numel() > 1
+    return alike and torch.equal(a, b)
 
 
 def tied_names(module: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -40,10 +72,10 @@ def derived(names: Iterable[str], shapes: Mapping[str, tuple[int, ...]]) -> set[
     A causal mask (``attn.bias``) is told from a bias by its shape ``[1, 1, N, N]``.
     """
     found = {n for n in names if DERIVED.search(n)}
-    return {n for n in found if not n.endswith(".bias") or shapes[n][:2] == (1, 1) and len(shapes[n]) == 4}
+    return {n for n in found if not n.endswith(".bias") or (shapes[n][:2] == (1, 1) and len(shapes[n]) == 4)}
 
 
-def difference(state: Shapes, module: nn.Module, own: Shapes) -> str | None:
+def difference(state: Mapping[str, tuple[int, ...]], module: nn.Module, own: Shapes, prefix: str = "") -> str | None:
     """Return in one phrase how a state dict differs from that of a module; None if it is one of the module.
 
     A tied tensor may be there under any of its names.
@@ -52,14 +84,41 @@ def difference(state: Shapes, module: nn.Module, own: Shapes) -> str | None:
         state: Names and shapes of the file, without counters.
         module: The module.
         own: Names and shapes of the module, without counters.
+        prefix: What stands before every name in the file.
     """
     ties = tied_names(module)
     for name, shape in own.items():
-        there = [n for n in ties.get(name, (name,)) if n in state]
+        there = [prefix + n for n in ties.get(name, (name,)) if prefix + n in state]
         if not there:
-            return f"'{name}' {list(shape)} is missing"
+            return f"'{prefix}{name}' {list(shape)} is missing"
         for n in there:
             if state[n] != shape:
                 return f"'{n}' is {list(state[n])} instead of {list(shape)}"
-    extra = next((n for n in state if n not in own), None)
+    extra = next((n for n in state if n.removeprefix(prefix) not in own), None)
     return None if extra is None else f"'{extra}' {list(state[extra])} is not part of it"
+
+
+def renamed(space: WeightSpace, names: Container[str]) -> WeightSpace:
+    """Return a space whose tied tensors go by names that a file has; other names of them are dropped.
+
+    Args:
+        space: A space of the module.
+        names: The names in the file.
+    """
+    new = {}
+    for spec in space.tensors:
+        there = [n for n in (spec.name, *spec.aliases) if n in names]
+        new[spec.name] = (there[0], tuple(there[1:])) if there else (spec.name, spec.aliases)
+    if all(new[spec.name] == (spec.name, spec.aliases) for spec in space.tensors):
+        return space
+
+    def to(name: str) -> str:
+        return new[name][0] if name in new else name
+
+    tensors = tuple(replace(t, name=new[t.name][0], aliases=new[t.name][1]) for t in space.tensors)
+    links = tuple(replace(link, tensor=to(link.tensor)) for link in space.links)
+    gauges = tuple(
+        replace(g, parts=tuple(replace(p, tensor=to(p.tensor), through=to(p.through)) for p in g.parts))
+        for g in space.gauges
+    )
+    return replace(space, tensors=tensors, links=links, gauges=gauges)

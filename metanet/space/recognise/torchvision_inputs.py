@@ -28,8 +28,8 @@ def with_inputs(module: nn.Module, name: str, kind: str) -> tuple[nn.Module, tup
     if kind == "optical_flow":
         return module, (torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
     if name == "vit_h_14":
-        return module, (torch.zeros(1, 3, module.image_size, module.image_size),)
-    size = 299 if name.startswith("inception") else getattr(module, "image_size", 224)
+        return module, (torch.zeros(1, 3, 518, 518),)
+    size: Any = 299 if name.startswith("inception") else getattr(module, "image_size", 224)
     return module, (torch.zeros(1, 3, size, size),)
 
 
@@ -43,7 +43,7 @@ class Detector(nn.Module):
         detector: One of ``torchvision.models.detection``.
     """
 
-    def __init__(self, detector: nn.Module) -> None:
+    def __init__(self, detector: Any) -> None:
         super().__init__()
         for name, child in detector.named_children():
             if name != "transform":
@@ -51,12 +51,13 @@ class Detector(nn.Module):
 
     def forward(self, images: Tensor) -> list[Any]:
         """Return all that the heads predict on feature maps of ``images [B, 3, H, W]``."""
-        features = self.backbone(images)
+        parts: Any = self
+        features = parts.backbone(images)
         maps = [features] if isinstance(features, Tensor) else list(features.values())
         if not hasattr(self, "rpn"):
-            return [self.head(maps)]
-        found = [self.rpn.head(maps)]
-        regions = self.roi_heads
+            return [parts.head(maps)]
+        found = [parts.rpn.head(maps)]
+        regions = parts.roi_heads
         pooled = maps[:4] if len(maps) > 1 else maps  # RoIAlign does not read the coarsest map of a pyramid
         for one in pooled:
             found.append(regions.box_predictor(regions.box_head(F.adaptive_avg_pool2d(one, ROI))))

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metanet.space.recognise.construct import construct
+from metanet.space.recognise.construct import Misfit, construct, only_shapes
 
 WORDS = 8  # length of the texts that nets are traced on
+LARGEST = 1536  # side of an image; a configuration may ask for any
 
 
 def make(package: ModuleType, kind: str, fields: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -23,13 +24,32 @@ def make(package: ModuleType, kind: str, fields: Mapping[str, Any]) -> tuple[nn.
         kind: Name of a class of models.
         fields: Fields of its configuration that differ from the defaults, plain values.
     """
-    cls = getattr(package, kind)
-    config = cls.config_class(**fields)
+    config = configuration(package, kind, fields)
+    module = construct(lambda: getattr(package, kind)(config))
+    return module, inputs(module, config)
+
+
+def configuration(package: ModuleType, kind: str, fields: Mapping[str, Any]) -> Any:
+    """Return the configuration of a class, set to return tensors alone."""
+    config = getattr(package, kind).config_class(**fields)
     for name in ("use_cache", "output_attentions", "output_hidden_states"):
         if hasattr(config, name):
             setattr(config, name, False)
-    module = construct(lambda: cls(config))
-    return module, inputs(module, config)
+    return config
+
+
+def fits(package: ModuleType, kind: str, fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Return whether a class with these untrusted fields makes parameters of the shapes given, and no others.
+
+    The module is made on the meta device and stopped at its first parameter that the state dict lacks.
+    """
+    config = configuration(package, kind, fields)
+    try:
+        with only_shapes(shapes), torch.device("meta"):
+            getattr(package, kind)(config)
+    except Misfit:
+        return False
+    return True
 
 
 def inputs(module: nn.Module, config: Any) -> dict[str, Tensor]:
@@ -46,7 +66,9 @@ def inputs(module: nn.Module, config: Any) -> dict[str, Tensor]:
     if main == "pixel_values" or hasattr(config, "vision_config"):
         size = field("image_size", default=224)
         height, width = size if isinstance(size, (list, tuple)) else (size, size)
-        found["pixel_values"] = torch.zeros(1, field("num_channels", default=3), height, width)
+        found["pixel_values"] = torch.zeros(
+            1, field("num_channels", default=3), min(height, LARGEST), min(width, LARGEST)
+        )
     if main == "input_features":
         length = 2 * field("max_source_positions", default=1500)
         found["input_features"] = torch.zeros(1, field("num_mel_bins", default=80), length)

@@ -35,12 +35,14 @@ def open_folder(
     channels_last: bool | None = None,
     grouped: bool | None = None,
     transposed: bool | None = None,
+    architecture: str | None = None,
 ) -> Source:
     """Open a folder of checkpoints in any format that :func:`metanet.load` reads.
 
     The CSV's column ``file`` names a checkpoint below the folder. The columns ``id``, ``split`` (train, validation,
     test), ``run`` (which training a checkpoint comes from) and ``activation`` mean what they say; all others are
-    labels. A space that a file carries is used, otherwise it is inferred from names and shapes.
+    labels. A space that a file carries is used, otherwise the architecture is recognised, or its space inferred from
+    names and shapes.
 
     Args:
         path: The folder.
@@ -51,9 +53,15 @@ def open_folder(
         channels_last: See there.
         grouped: See there.
         transposed: See there.
+        architecture: See there.
     """
     options = InferOptions(
-        chain=chain, norm_groups=norm_groups, channels_last=channels_last, grouped=grouped, transposed=transposed
+        chain=chain,
+        norm_groups=norm_groups,
+        channels_last=channels_last,
+        grouped=grouped,
+        transposed=transposed,
+        architecture=architecture,
     )
     table = Path(labels) if labels is not None else path / "labels.csv"
     rows = parse_columns(read_csv(table))
