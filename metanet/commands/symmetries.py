@@ -44,9 +44,8 @@ def symmetries(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Show the symmetries of a network: permutations, scalings and sign flips of its neurons."""
-    found = find_network(
-        network, input, options=infer_options(chain, norm_groups, channels_last, grouped, transposed, architecture)
-    )
+    options = infer_options(chain, norm_groups, channels_last, grouped, transposed, architecture)
+    found = find_network(network, input, options=options)
     if certify:
         found = found.with_code()
     if certify and found.module is None:
@@ -156,7 +155,8 @@ def show(name: str, report: dict[str, Any], network: Network) -> None:
     for opaque in report["opaque"]:
         console.print(f"not understood: {opaque['op']} at '{opaque['module']}' ({opaque['reason']})", markup=False)
     if not report["opaque"]:
-        console.print("every operation was understood" if has_code else "no operations are known without code")
+        traced = network.module is not None or network.recognition is not None
+        console.print("every operation was understood" if traced else "no operations are known without code")
 
 
 def _certify(found: Network) -> Certificate:

@@ -27,10 +27,8 @@ def with_inputs(module: nn.Module, name: str, kind: str) -> tuple[nn.Module, tup
         return module, (torch.zeros(1, 3, frames, size, size),)
     if kind == "optical_flow":
         return module, (torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
-    if name == "vit_h_14":
-        return module, (torch.zeros(1, 3, 518, 518),)
-    size: Any = 299 if name.startswith("inception") else getattr(module, "image_size", 224)
-    return module, (torch.zeros(1, 3, size, size),)
+    side: Any = 299 if name.startswith("inception") else getattr(module, "image_size", 224)
+    return module, (torch.zeros(1, 3, side, side),)
 
 
 class Detector(nn.Module):
