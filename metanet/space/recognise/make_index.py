@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,10 @@ def examine(library: str, name: str) -> Iterator[tuple[Row, str, str]]:
     """Yield rows of the index for one architecture, each with the hash of its names and its hash without the head."""
     shapes, module, _ = build(library, name)
     found: list[list[Any]] = []
-    for arguments in variants(library, name, module):
+    kind, _, preset = name.partition("/")
+    if preset:  # what follows the sizes of vocabulary and labels does so in every configuration of a class
+        found = [d for d in _dims_of(kind) if d[0] in shapes]
+    for arguments in () if preset else variants(library, name, module):
         start = {k: v - (CLASSES if k in ("num_classes", "num_labels") else CHANNELS) for k, v in arguments.items()}
         try:
             other = build(library, name, **arguments)[0]
@@ -137,25 +141,32 @@ def examine(library: str, name: str) -> Iterator[tuple[Row, str, str]]:
     head = shapes_key(shapes, {(d[0], d[1]) for d in found if d[2] in ("num_classes", "num_labels")})
     yield (library, name, key, found, {}), names_key(shapes), head
     if library == "timm":
-        yield from headless(name, shapes)
+        yield from headless(name, shapes, found)
 
 
-def headless(name: str, shapes: Shapes) -> Iterator[tuple[Row, str, str]]:
-    """Yield the row of a timm model that gives features: ``num_classes=0``."""
+@cache
+def _dims_of(kind: str) -> list[list[Any]]:
+    """Return the open dimensions of a class of transformers in its default configuration."""
+    return next(examine("transformers", kind))[0][3]
+
+
+def headless(name: str, shapes: Shapes, dims: list[list[Any]]) -> Iterator[tuple[Row, str, str]]:
+    """Yield the row of a timm model that gives features: ``num_classes=0``.
+
+    Args:
+        name: Name of the model.
+        shapes: Its shapes with a head.
+        dims: Its open dimensions.
+    """
     try:
-        bare, module, _ = build("timm", name, num_classes=0)
+        bare = build("timm", name, num_classes=0)[0]
     except MetanetError:
         return
     if bare.keys() == shapes.keys() or not bare:
         return
-    channels = getattr(module, "pretrained_cfg", {}).get("input_size", (3,))[0]
-    try:
-        other = build("timm", name, num_classes=0, in_chans=channels + CHANNELS)[0]
-        dims = open_dims(bare, other, {"in_chans": (channels, channels + CHANNELS)}) or []
-    except MetanetError:
-        dims = []
-    key = shapes_key(bare, {(d[0], d[1]) for d in dims})
-    yield ("timm", name, key, dims, {"num_classes": 0}), names_key(bare), shapes_key(bare)
+    left = [d for d in dims if d[2] == "in_chans" and bare.get(d[0]) == shapes[d[0]]]
+    key = shapes_key(bare, {(d[0], d[1]) for d in left})
+    yield ("timm", name, key, left, {"num_classes": 0}), names_key(bare), shapes_key(bare)
 
 
 def group(ids: list[str]) -> dict[str, Any] | None:
