@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metanet.checkpoint.budget import allow, charge
 from metanet.checkpoint.registry import Contents, Probe, reader, require
+from metanet.checkpoint.wire import check_messages
 from metanet.errors import CheckpointError
 
 START = re.compile(rb"\x08[\x01-\x20][\x12\x1a\x22\x28\x32\x3a\x42]")
@@ -80,7 +81,9 @@ def parse(path: Path) -> Any:
     onnx = require("onnx", "onnx")
     try:
         charge(2 * path.stat().st_size, "the ONNX model")
-        model = onnx.load_model_from_string(path.read_bytes())
+        data = path.read_bytes()
+        check_messages(data)
+        model = onnx.load_model_from_string(data)
     except CheckpointError:
         raise
     except Exception as error:  # protobuf's DecodeError is not a public name

@@ -75,6 +75,8 @@ def parse(path: Path) -> dict[str, str]:
         if unclear is not None:
             raise ValueError(unclear)
         return dict(index)
+    except CheckpointError:
+        raise
     except (JsonError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the index has no readable 'weight_map' (got {type(error).__name__}: {error})."

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from metanet.errors import SpaceError
+from metanet.space.checked import check_space
 from metanet.space.gauges import Gauge, gauge_from_data
 from metanet.space.labels import Axis, Label
 
@@ -200,8 +201,10 @@ class WeightSpace:
             data = json.loads(text)
             if data["format"] != FORMAT:
                 raise SpaceError(f"weight space has format version {data['format']}; this metanet reads {FORMAT}")
-            return _from_data(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            space = _from_data(data)
+            check_space(space)
+            return space
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             if isinstance(error, SpaceError):
                 raise
             raise SpaceError(f"not the JSON of a weight space: {type(error).__name__}: {error}") from None
