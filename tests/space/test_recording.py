@@ -115,9 +115,9 @@ def test_writing_to_what_others_see_is_left_to_export(forward):
 def test_outputs_that_nobody_can_look_into_are_refused():
     class Hidden:
         def __init__(self, x):
-            self.x = x
+            self.x = lambda: x
 
-    with pytest.raises(SpaceError, match="could not be traced"):
+    with pytest.raises(SpaceError, match="returns a Hidden, in which no tensors are found"):
         metanet.trace(
             nn.Sequential(nn.Linear(2, 3), type("Wrap", (nn.Module,), {"forward": lambda s, x: Hidden(x)})()),
             torch.ones(1, 2),
