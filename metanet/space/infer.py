@@ -40,8 +40,9 @@ def infer(
 ) -> WeightSpace:
     """Derive the weight space of a network without code from its tensors: recognise it, or infer a chain.
 
-    Names and shapes of the architectures of torchvision, timm and transformers are known, and a ``config.json`` beside
-    a file names its class (:mod:`metanet.space.recognise`). The space of such a network is traced on the library's own
+    Names and shapes of the architectures in the index of :mod:`metanet.space.recognise` are known: at present those of
+    torchvision; the tables for timm and transformers, with the ``config.json`` beside a file, are not in it yet.
+    The space of such a network is traced on the library's own
     module, without weights; it is not an inferred one. Everything below is about other networks: an MLP, a CNN or an
     INR whose space is inferred.
 

@@ -1,7 +1,8 @@
 """Recognise the architecture of a state dict by its names and shapes, and trace the library's own module.
 
-The index of this package lists the architectures of torchvision, timm and transformers by fingerprint;
-``python -m metanet.space.recognise.make_index`` makes it anew. Nothing of a file is executed: a constructor is called
+The index of this package lists architectures by fingerprint, at present those of torchvision;
+``python -m metanet.space.recognise.make_index`` makes it anew, with those of timm and transformers.
+Nothing of a file is executed: a constructor is called
 only if the index names it, with plain numbers and texts as its arguments.
 """
 
