@@ -15,8 +15,9 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metanet.errors import SpaceError
-from metanet.space.exporting import Inputs, arguments, evaluating
+from metanet.space.exporting import Inputs, arguments
 from metanet.space.weight_space import WeightSpace
+from metanet.symmetry.unchanged import same_numbers, unchanged
 
 LOW = (torch.float32, torch.float16, torch.bfloat16)
 LOW_COMPLEX = (torch.complex64, torch.complex32)
@@ -44,9 +45,11 @@ class Evaluation:
     """
 
     def __init__(self, module: nn.Module, example_inputs: Inputs, seed: int = 0) -> None:
-        self.name, self.net, self.seed = type(module).__name__, module, seed
+        self.name, self.net, self.seed, self.prefix = type(module).__name__, module, seed, ""
         parameters = dict(module.named_parameters(remove_duplicate=False))
         buffers = dict(module.named_buffers(remove_duplicate=False))
+        while isinstance(self.net, nn.DataParallel):  # runs what it wraps, which torch does not run on other weights
+            self.net, self.prefix = self.net.module, f"{self.prefix}module."
         for held in (*parameters.values(), *buffers.values()):
             if is_lazy(held):
                 raise SpaceError(f"cannot certify {self.name}: it has lazy parameters. Run it once, then trace it")
@@ -130,10 +133,10 @@ class Evaluation:
         tensors.update({name: tensors[name].clone() for name in fresh})
         versions = {name: tensors[name]._version for name in watched}
         try:
-            with evaluating(self.net), torch.no_grad(), double_precision(), torch.random.fork_rng():
-                torch.manual_seed(self.seed)
+            with unchanged(self.net), torch.no_grad(), double_precision(), same_numbers(self.seed):
                 args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
-                result = torch.func.functional_call(self.net, tensors, args, kwargs, tie_weights=False)
+                given_names = {name.removeprefix(self.prefix): t for name, t in tensors.items()}
+                result = torch.func.functional_call(self.net, given_names, args, kwargs, tie_weights=False)
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise SpaceError(

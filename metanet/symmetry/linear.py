@@ -18,19 +18,24 @@ from metanet.symmetry.scaling import permuted, views
 
 def draw_matrices(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
     """Random matrices ``Q1 diag(s) Q2`` of condition number 4 at most: orthogonal ones around scales in [1/2, 2]."""
-    left, right = (draw_orthogonal(gauge, space, generator) for _ in range(2))
+    left, right = (_uniform(gauge, space, generator) for _ in range(2))
     scales = 2 ** (2 * torch.rand(left.shape[:-1], generator=generator, dtype=torch.float64) - 1)
     return left * scales[..., None, :] @ right
 
 
 def draw_orthogonal(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
     """Random orthogonal matrices of both determinants, uniformly distributed; of size one, the first is -1."""
+    found = _uniform(gauge, space, generator)
+    if found.shape[-1] == 1:
+        found.view(-1)[0] = -1
+    return found
+
+
+def _uniform(gauge: Gauge, space: WeightSpace, generator: torch.Generator) -> Tensor:
+    """Uniformly distributed orthogonal matrices: the QR decomposition of normal ones, with a positive diagonal of R."""
     sizes = [space.axis[name].size for name in gauge.axes]
     q, r = torch.linalg.qr(torch.randn(*sizes, sizes[-1], generator=generator, dtype=torch.float64))
-    q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-    if sizes[-1] == 1:
-        q.view(-1)[0] = -1
-    return q
+    return q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
 
 
 def multiply(

@@ -28,6 +28,9 @@ TEMPLATES: dict[tuple[Any, ...], Template] = {}
 """What is known of operations, from all recordings so far."""
 
 
+COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+
+
 def capture(module: nn.Module, example_inputs: Inputs) -> Program:
     """The graph of a module in eval mode; weights are neither copied nor read, and may be on the meta device.
 
@@ -39,6 +42,12 @@ def capture(module: nn.Module, example_inputs: Inputs) -> Program:
         SpaceError: Both failed; the message carries the reason that ``torch.export`` gave.
     """
     args, kwargs = arguments(example_inputs)
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and tensor.layout in COMPRESSED:
+            raise SpaceError(
+                f"{type(module).__name__} could not be traced: tensor '{name}' has layout {tensor.layout}, and torch "
+                f"ends the program where it makes a stand-in of it; accepted: dense tensors (tensor.to_dense())"
+            )
     if all(p.is_meta for p in module.parameters()):
         args, kwargs = pytree.tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
     try:
