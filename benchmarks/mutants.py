@@ -23,7 +23,6 @@ SKIPPED = {"VariableReplacer", "VariableInserter"}  # they want names, and put r
 OWN = {"DropRight": ast.BinOp, "DropLeft": ast.BinOp, "DropFirst": ast.BoolOp, "DropLast": ast.BoolOp,
        "DropStatement": (ast.AugAssign, ast.Expr)}  # fmt: skip
 IDENTITY = {"Is", "IsNot"}
-TYPES = {"Tensor", "Callable", "Literal", "dict", "tuple"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,11 @@ class Module:
         self.path, self.source = path, (ROOT / path).read_text()
         self.tree = ast.parse(self.source)
         hidden = [_ends(node) for node in _unnoticed(self.tree)]
+        lines = self.source.splitlines()
         places: dict[tuple[int, int], list[Change]] = defaultdict(list)
         for change in (*_library(self.source), *_own(self.tree)):
+            if "@lru_cache" in lines[change.start[0] - 1]:
+                continue
             if not any(a <= change.start and change.end <= b for a, b in hidden):
                 places[change.start].append(change)
         self.places = list(places.values())
@@ -146,14 +148,13 @@ def _unnoticed(tree: ast.AST) -> Iterator[ast.AST]:
             every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
             yield from (a.annotation for a in every if a is not None and a.annotation is not None)
             yield from [node.returns] if node.returns is not None else []
-            yield from (d for d in node.decorator_list if "lru_cache" in ast.dump(d))
         elif isinstance(node, ast.AnnAssign):
             yield node.annotation
         elif isinstance(node, ast.Raise) or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
             yield node
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.BinOp | ast.Subscript):
-            names = {n.id for n in ast.walk(node.value) if isinstance(n, ast.Name)}
-            if names & TYPES and not any(isinstance(n, ast.Call) for n in ast.walk(node.value)):
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name[0].isupper() and not name.isupper():
                 yield node  # the name of a type
 
 

@@ -17,6 +17,7 @@ Survivors must be named in ``HARMLESS`` with the reason: the table lists them, a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import io
 import json
@@ -157,6 +158,27 @@ class Judge:
         return {**run(tests), "calls": {}}
 
 
+class Known:
+    """Which mutants were noticed, by what, kept in a file of JSON lines: one of the same source stays noticed."""
+
+    def __init__(self, file: Path | None) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file is not None and file.is_file() else []
+        self.found: dict[str, str] = dict(json.loads(line) for line in lines)
+
+    def __getitem__(self, mutant: Mutant) -> str:
+        return self.found.get(_digest(mutant), "")
+
+    def __setitem__(self, mutant: Mutant, noticed: str) -> None:
+        if self.file is not None and noticed and not self[mutant]:
+            with self.file.open("a") as out:
+                out.write(json.dumps([_digest(mutant), noticed]) + "\n")
+
+
+def _digest(mutant: Mutant) -> str:
+    return hashlib.sha256(f"{mutant.path}\n{mutant.source}".encode()).hexdigest()
+
+
 def copy_of(root: Path, folder: Path) -> None:
     """The files of a repository that git knows or would add."""
     listed = subprocess.run(
@@ -202,17 +224,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked.add_argument("--seed", type=int, default=0, help="seed of the draw (default: 0)")
     asked.add_argument("--modules", default=",".join(MODULES), help="files and folders, joined by commas")
     asked.add_argument("--calls", type=Path, metavar="FILE", help="keep what tests call, or read it from FILE")
+    asked.add_argument("--known", type=Path, metavar="FILE", help="note what was noticed here, and do not run it again")
+    asked.add_argument("--part", default="1/1", metavar="I/N", help="run every N-th mutant, from the I-th")
     asked.add_argument("--md", type=Path, metavar="FILE", help="also write the table to FILE")
     options = asked.parse_args(argv)
     for name in DEPENDENCIES:
         importlib.import_module(name)
     mutants = sampled(files_of(options.modules.split(",")), 3 if options.quick else options.sample, options.seed)
+    part, parts = map(int, options.part.split("/"))
+    mutants, known = mutants[part - 1 :: parts], Known(options.known)
     rows, wrong, begin = [], [], time.time()
     with tempfile.TemporaryDirectory() as place:
         copy_of(ROOT, Path(place))
         judge = Judge(Path(place), traced(Path(place), files_of(MODULES), TESTS, options.calls))
         for number, mutant in enumerate(mutants, 1):
-            noticed, where = judge(mutant), f"{mutant.path}:{mutant.line}"
+            noticed, where = known[mutant] or judge(mutant), f"{mutant.path}:{mutant.line}"
+            known[mutant] = noticed
             print(f"{number} {where} {mutant.operator}: {mutant.before} -> {mutant.after} [{noticed}]", flush=True)
             if not noticed:
                 reason = HARMLESS.get((mutant.path, mutant.after), "")
