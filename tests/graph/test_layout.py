@@ -4,6 +4,7 @@ from torch import nn
 
 import metanet
 from metanet.graph import layout_of
+from metanet.graph.layout import _grid
 
 
 class Grouped(nn.Module):
@@ -114,3 +115,48 @@ def test_a_concatenation_gives_one_block_per_piece():
     pieces = [(layout.nodes[b.source].size, b.shape) for b in layout.blocks if b.link.tensor == "b.weight"]
     assert sorted(pieces) == [(4, (1, 2, 4, 1)), (6, (1, 2, 6, 1))]
     assert sorted(v.piece.shape[0] for v in layout.vectors if v.link.tensor == "norm.weight") == [2, 4, 6]
+
+
+def test_coordinates_of_extents():
+    """From -1 to 1 along each extent, the middle for one of a single entry; the last three of more."""
+    assert _grid([]) == ((0.0, 0.0, 0.0),)
+    assert _grid([1]) == ((0.0, 0.0, 0.0),)
+    assert _grid([2]) == ((0.0, 0.0, -1.0), (0.0, 0.0, 1.0))
+    assert _grid([5]) == tuple((0.0, 0.0, x) for x in (-1.0, -0.5, 0.0, 0.5, 1.0))
+    assert _grid([3, 2]) == tuple((0.0, y, x) for y in (-1.0, 0.0, 1.0) for x in (-1.0, 1.0))
+    assert _grid([2, 1, 2]) == tuple((z, 0.0, x) for z in (-1.0, 1.0) for x in (-1.0, 1.0))
+    assert _grid([2, 2, 1, 1]) == tuple((y, 0.0, 0.0) for _ in range(2) for y in (-1.0, 1.0))
+
+
+def test_kinds_of_sets_and_of_lone_neurons():
+    """A lone neuron has no axis: it is an input, an output or a neuron by whether it is read and written."""
+    net = nn.Sequential(nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 3), nn.ReLU(), nn.Linear(3, 1))
+    layout = layout_of(metanet.trace(net, torch.zeros(2, 1)))
+    found = [(n.kind, n.size, n.sizes, n.depth, n.activation) for n in layout.nodes]
+    assert found == [
+        ("input", 1, (1,), 0, None),
+        ("neuron", 1, (1,), 1, "tanh"),
+        ("neuron", 3, (3,), 2, "relu"),
+        ("output", 1, (1,), 3, None),
+    ]
+    assert layout.deepest == 3
+    assert layout.size == 6
+    assert layout.offsets == (0, 1, 2, 5)
+    assert [(b.source, b.target, b.shape, b.fan_in) for b in layout.blocks] == [
+        (0, 1, (1, 1, 1, 1), 1),
+        (1, 2, (1, 3, 1, 1), 1),
+        (2, 3, (1, 1, 3, 1), 3),
+    ]
+    assert [v.target for v in layout.vectors] == [1, 2, 3]
+
+
+def test_pieces_read_what_a_concatenation_joins():
+    """Each block of ``b`` holds the channels of its source, contiguous or not."""
+    module, shape = NETS["dense"]
+    layout = layout_of(metanet.trace(module, torch.zeros(*shape)))
+    weight = torch.randn(3, 5, 12 * 4)
+    pieces = {b.shape[2]: b.piece.read(weight) for b in layout.blocks if b.link.tensor == "fc.weight"}
+    maps = weight.reshape(3, 5, 12, 4)
+    assert torch.equal(pieces[6], maps[:, None, :, :6])
+    assert torch.equal(pieces[4], maps[:, None, :, 6:10])
+    assert torch.equal(pieces[2], maps[:, None, :, 10:])
