@@ -160,3 +160,11 @@ def test_pieces_read_what_a_concatenation_joins():
     assert torch.equal(pieces[6], maps[:, None, :, :6])
     assert torch.equal(pieces[4], maps[:, None, :, 6:10])
     assert torch.equal(pieces[2], maps[:, None, :, 10:])
+
+
+def test_coverage_is_the_share_of_parameters_shown(layout):
+    assert layout.coverage == 1.0
+
+
+def test_a_network_without_parameters_is_shown_whole():
+    assert layout_of(metanet.trace(nn.ReLU(), torch.zeros(2, 3))).coverage == 1.0

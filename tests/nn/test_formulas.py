@@ -11,6 +11,8 @@ from metanet import testing
 from metanet.graph import layout_of
 from metanet.nn.equivariant import Invariant, Symmetry, bounded, unit
 from metanet.nn.nfn import ChainLayer, ChainState
+from metanet.nn.nodes import NodeEmbedding, NodeUpdate
+from metanet.nn.operators import BlockEmbedding
 from metanet.nn.pna import Neighbourhood
 from metanet.nn.pooling import GraphPooling
 from metanet.nn.signed_update import SignedNorm
@@ -147,3 +149,21 @@ def test_the_norm_of_odd_and_even_halves():
     odd = x[:, :3] / (x[:, :3].square().mean(1, keepdim=True) + 1e-6).sqrt() * norm.scale
     even = nn.functional.layer_norm(x[:, 3:], (3,), norm.norm.weight, norm.norm.bias)
     torch.testing.assert_close(norm(x), torch.cat([odd, even], 1), rtol=1e-10, atol=1e-12)
+
+
+def test_symmetries_and_transfer_are_asked_for():
+    """What a layer assumes of its own accord: no symmetry, sums in place of means."""
+    assert Symmetry() == Symmetry(scale=False, sign=False)
+    assert not BlockEmbedding(4).transfer
+    assert not NodeEmbedding(4).transfer
+
+
+def test_first_parameters_keep_the_size_of_signals():
+    """Free parameters start normal, with the deviation ``1 / sqrt(n)`` for n numbers read, and .5 for sizes."""
+    torch.manual_seed(0)
+    heard = NodeUpdate(128, messages=2).heard
+    assert heard.shape == (2, 128, 128)
+    assert heard.std().item() == pytest.approx(128**-0.5, rel=0.02)
+    embedding = BlockEmbedding(64)
+    assert embedding.out.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert embedding.size.std().item() == pytest.approx(0.5, rel=0.2)

@@ -263,6 +263,11 @@ def test_noise_is_in_units_of_each_nets_spread_and_only_there_in_training(tiny_z
     assert {training for training, _ in task.metanet.seen} == {True, False}
 
 
+def test_values_are_learned_unless_ranks_are_asked_for():
+    task = PropertyRegression(Moments())
+    assert (task.quantiles, task.loss, task.noise, task.warmup) == (None, "mse", 0.0, 0.05)
+
+
 def test_bad_options(tiny_zoo):
     with pytest.raises(ConfigError, match=r"model.noise: got -1"):
         PropertyRegression(Moments(), noise=-1)
