@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 MEDIAN = RESULTS / "depgraph.json"  # one model a family
 
 
-def examine(architecture: Architecture) -> dict[str, Any]:
+def examine(architecture: Architecture, most: int = SENSED) -> dict[str, Any]:
     """Coverage of one architecture, and the tensors that a metanet does not see."""
     refusal: Exception | None = None
     for module, inputs in architecture.build():
@@ -54,15 +54,15 @@ def examine(architecture: Architecture) -> dict[str, Any]:
             continue
         layout = layout_of(space)
         row = {"parameters": space.parameters, "coverage": layout.coverage, "left out": ", ".join(layout.unplaced)}
-        return row | {"nodes": layout.size, "seen": sensed(space)}
+        return row | {"nodes": layout.size, "seen": sensed(space, most)}
     raise refusal or RuntimeError("no module was built")
 
 
 @torch.no_grad()
-def sensed(space: metanet.WeightSpace) -> str:
+def sensed(space: metanet.WeightSpace, most: int) -> str:
     """How many of some tensors, spread over the network, move a prediction when they are doubled."""
-    if space.parameters > SENSED:
-        return "not run: large"
+    if space.parameters > most:
+        return "not run"
     torch.manual_seed(0)
     options = {"width": 8, "heads": 4, "rounds": 1, "schedule": "parallel"}
     predict = testing.randomised_module(OperatorMetanet(**options))  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "DeiTForImageClassification": ("DeiTConfig", {**TEXT, **IMAGE}),
     "BeitForImageClassification": ("BeitConfig", {**TEXT, **IMAGE}),
     "GPTNeoXForCausalLM": ("GPTNeoXConfig", {**TEXT, "use_cache": False}),
-    "PhiForCausalLM": ("PhiConfig", {**DECODER, "num_key_value_heads": 4}),
+    "PhiForCausalLM": ("PhiConfig", {**DECODER, "num_attention_heads": 3, "num_key_value_heads": 3}),
     "MixtralForCausalLM": ("MixtralConfig", {**DECODER, "num_local_experts": 3, "num_experts_per_tok": 2}),
     "OPTForCausalLM": (
         "OPTConfig",
@@ -147,7 +147,7 @@ def run(asked: argparse.Namespace, isolate: Callable[..., dict[str, Any]] = isol
                 continue
             if time.monotonic() > end:
                 return rows
-            found = isolate(lambda a=architecture: examine(a), LIMIT)
+            found = isolate(lambda a=architecture: examine(a, asked.sense), LIMIT)
             rows.append({"suite": name, "model": architecture.name, "family": architecture.family, **found})
             if log:
                 with log.open("a") as out:
@@ -162,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", action="store_true", help="all models of timm, not one a family")
     parser.add_argument("--quick", action="store_true", help="three models of each suite, for a smoke test")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no model after that many seconds")
+    parser.add_argument("--sense", type=int, default=SENSED, help="parameters up to which a metanet reads a model")
     parser.add_argument("--log", type=Path, metavar="FILE", help="one line a model as it is done; these are not redone")
     parser.add_argument("--to", type=Path, metavar="FILE", help="Markdown file, such as benchmarks/results/placed.md")
     asked = parser.parse_args(argv)
