@@ -196,6 +196,18 @@ def low_rank(x, choice):
     )
 
 
+def paired(x, choice):
+    """An axis that meets itself: products, quotients, sums and differences of pairs, running sums, gram matrices."""
+    i, j = lambda x: x[..., :, None], lambda x: x[..., None, :]
+    return Fun(pick(choice, (
+        lambda m, x: (i(x) * j(x)).sum(-1), lambda m, x: (i(x) * j(x)).tril().flatten(-2)[..., :16],
+        lambda m, x: (i(x) - j(x)).abs().mean(-1), lambda m, x: (i(x) / (3 + j(x).square())).sum(-2),
+        lambda m, x: (i(x) + j(x)).softmax(-1).sum(-2), lambda m, x: (i(x.sin()) * j(x.sin())).sum(-1),
+        lambda m, x: (i(x) * j(x)).cumsum(-1).mean(-1), lambda m, x: x @ (x.mT @ x) / 10, lambda m, x: x.cumprod(-1),
+        lambda m, x: (x @ x.mT) @ x / 10, lambda m, x: x @ (m.w - m.w.T) + x,
+    )), w=nn.Parameter(torch.randn(x.shape[-1], x.shape[-1])))  # fmt: skip
+
+
 def act(x, choice):
     return activation(x, choice)
 
@@ -216,6 +228,7 @@ ROWS = [
     low_rank,
     act,
     linear,
+    paired,
 ]
 
 
