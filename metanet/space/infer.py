@@ -54,6 +54,10 @@ def infer(
     torchvision's naming. Whatever else the same names and shapes could mean is refused with the alternatives, unless an
     option chooses. The space is uncertified until :func:`metanet.certify` has checked it on code.
 
+    No file tells some things that code may do under the names of a chain: use a numbered layer of equal input and
+    output twice, add a skip connection around it, or shuffle channels between layers that have no parameters. Where
+    code may do so, trace the module (:func:`metanet.trace`).
+
     Args:
         checkpoint_or_state_dict: A loaded file, or tensors by name.
         activation: The nonlinearity after every hidden layer, which no state dict tells; None leaves it open.
