@@ -87,10 +87,10 @@ def infer(
             the options that choose. Or the architecture is known, and its library is not installed.
     """
     source = checkpoint_or_state_dict
-    if architecture != UNKNOWN and (found := recognise(source, architecture)) is not None:
-        return found.space
     given = dict(source.tensors if isinstance(source, Checkpoint) else source)
     refuse_strange(given)
+    if architecture != UNKNOWN and (found := recognise(source, architecture)) is not None:
+        return found.space
     state = {name: tensor for name, tensor in given.items() if isinstance(tensor, Tensor)}
     file_format, metadata = (source.format, source.metadata) if isinstance(source, Checkpoint) else ("", {})
     reading = Reading(norm_groups, channels_last, file_format in KERAS, chain, grouped, transposed)

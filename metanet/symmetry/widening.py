@@ -9,8 +9,8 @@ it preserves the function where the neurons are read by weights alone. Where som
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from metanet.errors import SpaceError
+from metanet.space.labels import Label
 from metanet.space.weight_space import WEIGHT_KINDS, WeightSpace
 from metanet.symmetry.move import check_state
 
@@ -98,10 +99,18 @@ def resized(space: WeightSpace, sizes: Mapping[str, int]) -> WeightSpace:
     data = json.loads(space.to_json())
     for axis in data["axes"]:
         axis["size"] = sizes.get(axis["name"], axis["size"])
+    for tensor, spec in zip(data["tensors"], space.tensors, strict=True):
+        tensor["shape"] = [_size(label, sizes) for label in spec.labels]
     data["certified"] = False
-    found = WeightSpace.from_json(json.dumps(data))
-    tensors = tuple(dataclasses.replace(t, shape=tuple(label.size for label in t.labels)) for t in found.tensors)
-    return dataclasses.replace(found, tensors=tensors)
+    return WeightSpace.from_json(json.dumps(data))
+
+
+def _size(label: Label, sizes: Mapping[str, int]) -> int:
+    """Return the entries of a dimension where some axes have other sizes."""
+    if not label.parts:
+        return sizes.get(label.axis, label.size)
+    parts = [_size(part, sizes) for part in label.parts]
+    return sum(parts) if label.op == "concat" else math.prod(parts)
 
 
 def _read_dims(space: WeightSpace) -> dict[str, set[int]]:
