@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from metanet.space.exporting import evaluating
 
 MANY = 10_000  # objects that are looked at, at most
+OWN = frozenset(nn.Module().__dict__)  # what torch keeps of every module: hooks, and tensors that runs are given
+PLAIN = frozenset((int, float, bool, str, type(None), tuple, torch.Size))
 CONTAINERS = (dict, list, set, collections.deque, collections.OrderedDict, collections.defaultdict)
 
 
@@ -28,7 +30,7 @@ def unchanged(module: nn.Module) -> Iterator[None]:
     """
     undo: list[Callable[[], None]] = []
     seen: set[int] = set()
-    stack = [v for m in module.modules() for k, v in m.__dict__.items() if k not in ("_modules", "_parameters")]
+    stack = [v for m in module.modules() for k, v in m.__dict__.items() if k not in OWN and type(v) not in PLAIN]
     while stack and len(seen) < MANY:
         item = stack.pop()
         if id(item) in seen or isinstance(item, nn.Module | nn.Parameter | type | ModuleType):
