@@ -5,8 +5,8 @@ cosmic-ray (``pip install -e ".[mutation]"``), whose operators change comparison
 loops; to these come the loss of one operand and of one statement (:mod:`mutants`). A place of the files in ``TESTS`` is
 drawn, then one of the changes that are possible there.
 
-Each mutant runs, in a copy of the repository, the tests that belong to its module, fast files first, until one fails:
-the mutant is noticed. Tests run in processes forked from one that has imported the dependencies and not metanet, so
+Each mutant runs, in a copy of the repository, the first files of tests of its module, and in a second round, if it is
+left, all others; a test that fails notices it. Tests run in processes forked from one that has imported the dependencies and not metanet, so
 that a mutant costs its tests and not the imports. An endless loop counts as noticed. For every module, the unchanged
 code must pass its first files and code that cannot be imported must fail them, or nothing is counted.
 
@@ -104,21 +104,19 @@ class Judge:
         self.folder = folder.resolve()
         self._checked: set[str] = set()
 
-    def __call__(self, mutant: Mutant) -> str:
-        """The test that notices a mutant; nothing if none does."""
+    def __call__(self, mutant: Mutant, rest: bool) -> str:
+        """The test that notices a mutant among the first files of tests, or among the rest; nothing if none does."""
         module = next(m for m in TESTS if mutant.path.startswith(m))
         files = [f"tests/{name}.py" for name in TESTS[module].split()]
         files = [name for name in files if (self.folder / name).is_file()]
-        first, rest = files[:FIRST], files[FIRST:]
         if module not in self._checked:
             self._checked.add(module)
             whole = (self.folder / mutant.path).read_text()
-            controls = [self._noticed(replace(mutant, source=s), first) for s in (whole, "raise RuntimeError")]
-            if controls[0] or not controls[1]:
-                raise SystemExit(
-                    f"the tests of {module} tell nothing: unchanged {controls[0]!r}, broken {controls[1]!r}"
-                )
-        return self._noticed(mutant, first) or (self._noticed(mutant, rest) if rest else "")
+            found = [self._noticed(replace(mutant, source=s), files[:FIRST]) for s in (whole, "raise RuntimeError")]
+            if found[0] or not found[1]:
+                raise SystemExit(f"the tests of {module} tell nothing: unchanged {found[0]!r}, broken {found[1]!r}")
+        chosen = files[FIRST:] if rest else files[:FIRST]
+        return self._noticed(mutant, chosen) if chosen else ""
 
     def _noticed(self, mutant: Mutant, tests: Sequence[str]) -> str:
         file = self.folder / mutant.path
@@ -149,7 +147,8 @@ class Known:
         return self.found.get(_digest(mutant), "")
 
     def __setitem__(self, mutant: Mutant, noticed: str) -> None:
-        if self.file is not None and noticed and not self[mutant]:
+        self.found[_digest(mutant)] = noticed
+        if self.file is not None and noticed:
             with self.file.open("a") as out:
                 out.write(json.dumps([_digest(mutant), noticed]) + "\n")
 
@@ -196,15 +195,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as place:
         copy_of(ROOT, Path(place))
         judge = Judge(Path(place))
-        for number, mutant in enumerate(mutants, 1):
-            noticed, where = known[mutant] or judge(mutant), f"{mutant.path}:{mutant.line}"
-            known[mutant] = noticed
-            print(f"{number} {where} {mutant.operator}: {mutant.before} -> {mutant.after} [{noticed}]", flush=True)
-            if not noticed:
-                reason = HARMLESS.get((mutant.path, mutant.after), "")
-                wrong += [] if reason else [f"{where} survives as '{mutant.after}'"]
-                row = {"place": where, "line": mutant.before, "changed to": mutant.after, "why it is harmless": reason}
-                rows.append(row)
+        left = list(mutants)
+        for rest in (False, True):
+            for mutant in [m for m in left if not known[m]]:
+                known[mutant] = noticed = judge(mutant, rest)
+                print(f"{_place(mutant)} {mutant.operator}: {mutant.before} -> {mutant.after} [{noticed}]", flush=True)
+            left = [m for m in left if not known[m]]
+            print(f"{len(left)} of {len(mutants)} left", flush=True)
+    for mutant in left:
+        reason = HARMLESS.get((mutant.path, mutant.after), "")
+        wrong += [] if reason else [f"{_place(mutant)} survives as '{mutant.after}'"]
+        row = {"place": _place(mutant), "line": mutant.before, "changed to": mutant.after, "why it is harmless": reason}
+        rows.append(row)
     wrong += [f"{len(rows)} of {len(mutants)} mutants survive, over 5 %"] if len(rows) > 0.05 * len(mutants) else []
     title = f"Mutants that no test notices: {len(rows)} of {len(mutants)}, seed {options.seed}"
     if options.md is not None:
@@ -213,6 +215,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     shown = rows or [dict.fromkeys(("place", "line", "changed to"), "none")]
     return report(title, shown, wrong, options.json, mutants=len(mutants), seconds=round(time.time() - begin))
+
+
+def _place(mutant: Mutant) -> str:
+    return f"{mutant.path}:{mutant.line}"
 
 
 def markdown(title: str, rows: Sequence[dict[str, str]]) -> str:
