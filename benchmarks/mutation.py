@@ -6,9 +6,9 @@ loops; to these come the loss of one operand and of one statement (:mod:`mutants
 drawn, then one of the changes that are possible there.
 
 Each mutant runs, in a copy of the repository, the first files of tests of its module, and in a second round, if it is
-left, all others; a test that fails notices it. Tests run in processes forked from one that has imported the dependencies and not metanet, so
-that a mutant costs its tests and not the imports. An endless loop counts as noticed. For every module, the unchanged
-code must pass its first files and code that cannot be imported must fail them, or nothing is counted.
+left, all others; a test that fails notices it. Tests run in processes forked from one that has imported the
+dependencies and not metanet, so that a mutant costs its tests and not the imports. An endless loop counts as noticed.
+For every module, the unchanged code must pass its first files and code that cannot be imported must fail them.
 
 Survivors must be named in ``HARMLESS`` with the reason: the table lists them, any other is an error.
 """

@@ -1,5 +1,6 @@
 """What random elements of gauges and random weights look like: their ranges and their sizes."""
 
+import itertools
 import math
 
 import pytest
@@ -7,9 +8,10 @@ import torch
 from torch import nn
 
 import metanet
-from metanet.space.gauges import Gauge, GaugePart
+from metanet.space.gauges import Gauge, GaugePart, Pairs
 from metanet.symmetry.adding import draw_phases, draw_shift
-from metanet.symmetry.evaluation import randomised, relative_change
+from metanet.symmetry.evaluation import GAINS, randomised, relative_change
+from metanet.symmetry.rotation import draw_rotations
 from metanet.symmetry.scaling import draw, spread
 
 
@@ -91,3 +93,27 @@ def test_relative_changes_are_the_largest_of_all_outputs():
     assert relative_change([base[0], new[1], base[2]], base) == pytest.approx(0.125)
     assert relative_change([base[0], base[1], new[2]], base) == pytest.approx(0.1)
     assert relative_change(base, base) == 0
+
+
+@pytest.mark.parametrize("scaling", [False, True])
+def test_rotations_are_by_distinct_angles_and_moduli(wide, scaling):
+    """Angles up to .95 pi either way and none near zero; moduli between 1/2 and 2, or 1."""
+    parts = [GaugePart("0.weight", (0,), 1.0, pairs=Pairs(0, (80,), 40, 2, 1))]
+    parts += [GaugePart("3.weight", (1,), -1.0, pairs=Pairs(0, (80,), 40, 2, 1))] if scaling else []
+    space, axis = wide[1], wide[1].free_axes[0].name
+    found = draw_rotations(Gauge("rotation", (axis,), tuple(parts)), space, generator())
+    assert found.shape == (2000, 40)
+    angles, moduli = found.angle().abs() / math.pi, found.abs()
+    assert 0.094 < angles.min() < 0.097
+    assert 0.94 < angles.max() <= 0.9501
+    if scaling:
+        assert 0.5 <= moduli.min() < 0.51
+        assert 1.98 < moduli.max() <= 2
+        assert (moduli.log2().abs() >= 0.099).all()
+    else:
+        torch.testing.assert_close(moduli, torch.ones_like(moduli), rtol=1e-12, atol=0)
+
+
+def test_weights_are_drawn_smaller_and_smaller():
+    assert GAINS[0] == 1
+    assert all(0 < small < large for large, small in itertools.pairwise(GAINS))
