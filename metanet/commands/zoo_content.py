@@ -26,6 +26,7 @@ def list_zoos(
 ) -> None:
     """List the zoos in METANET_DATA, or the formats that 'import' reads."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from metanet.zoo import zoo_formats, zoos_folder
@@ -43,9 +44,9 @@ def list_zoos(
         table = Table("zoo", "nets", "description", title=str(zoos_folder()))
         for name, card in zoos.items():
             table.add_row(
-                name,
-                f"{card['nets']:,}" if isinstance(card.get("nets"), int) else "?",
-                str(card.get("description", "")),
+                escape(name),
+                f"{card['nets']:,}" if "nets" in card else "?",
+                escape(card.get("description") or "") if card else "its card cannot be read: metanet zoo verify",
             )
     Console().print(table)
 
@@ -105,15 +106,17 @@ def import_published(
 
 def verify(name: Name) -> None:
     """Check checksums, weight spaces, shards against the table, and finite weights; exit code 1 on problems."""
-    from metanet.zoo import open_zoo, verify_zoo
+    from metanet.zoo import verify_zoo
+    from metanet.zoo.catalogue import zoo_folder
     from metanet.zoo.display import show_build
+    from metanet.zoo.store import read_zoo
 
-    zoo = open_zoo(name)
-    with show_build(zoo.name, doing="verifying") as progress:
-        problems = verify_zoo(zoo.path, progress)
+    folder = zoo_folder(name)
+    with show_build(folder.name, doing="verifying") as progress:
+        problems = verify_zoo(folder, progress)
     for problem in problems:
-        print(f"  {problem}")
-    print(f"{zoo.path}: {f'{len(problems)} problems' if problems else f'all well, {len(zoo)} nets'}")
+        print(f"  {' '.join(problem.split())}")
+    print(f"{folder}: {f'{len(problems)} problems' if problems else f'all well, {len(read_zoo(folder))} nets'}")
     if problems:
         raise typer.Exit(PROBLEMS)
 
@@ -121,7 +124,7 @@ def verify(name: Name) -> None:
 def _print_card(zoo: ModelZoo) -> None:
     print(f"{zoo.name} in {zoo.path}: {len(zoo)} nets")
     for key in ("description", "licence", "source", "version"):
-        if key in zoo.card:
+        if zoo.card.get(key) is not None:
             print(f"  {key}: {zoo.card[key]}")
     for note in zoo.card.get("notes", []):
         print(f"  note: {note}")

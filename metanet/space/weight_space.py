@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from metanet.errors import SpaceError
+from metanet.formats import check_format
 from metanet.space.checked import check_space
 from metanet.space.gauges import Gauge, gauge_from_data
 from metanet.space.labels import Axis, Label
@@ -199,8 +200,7 @@ class WeightSpace:
         """
         try:
             data = json.loads(text)
-            if data["format"] != FORMAT:
-                raise SpaceError(f"weight space has format version {data['format']}; this metanet reads {FORMAT}")
+            check_format(data["format"], FORMAT, "a weight space", SpaceError)
             space = _from_data(data)
             check_space(space)
             return space

@@ -157,8 +157,13 @@ def parse_architecture(given: Any) -> Architecture:
         ZooError: A key, layer or option is unknown, or a layer does not fit its input.
     """
     check_architecture_keys(given)
+    if not isinstance(given["layers"] or [], list):
+        raise ZooError(f"Recipe key 'architecture.layers': got {given['layers']!r}. Accepted: a list of layers.")
+    names = given.get("names") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise ZooError(f"Recipe key 'architecture.names': got {names!r}. Accepted: a list of texts.")
     layers = tuple(_parse_layer(f"architecture.layers[{i}]", layer) for i, layer in enumerate(given["layers"] or []))
-    architecture = Architecture(parse_input(given["input"]), layers, tuple(given.get("names", ())))
+    architecture = Architecture(parse_input(given["input"]), layers, tuple(names))
     check_architecture(architecture)
     return architecture
 
@@ -211,14 +216,15 @@ def split_layer(where: str, given: Any) -> tuple[str, dict[str, Any]]:
     Raises:
         ZooError: The kind or an option is unknown, or a needed option is missing.
     """
-    kind, options = (given, {}) if isinstance(given, str) else next(iter(given.items()), ("", {}))
+    pairs = list(given.items()) if isinstance(given, Mapping) else []
+    kind, options = (given, {}) if isinstance(given, str) else pairs[0] if pairs else ("", {})
     if kind not in LAYERS or not isinstance(options, Mapping) or (not isinstance(given, str) and len(given) != 1):
         raise ZooError(f"Recipe key '{where}': got {given!r}. Accepted layers: {', '.join(LAYERS)}.")
     accepted = [f.name for f in fields(LAYERS[kind])]
     unknown = set(options) - set(accepted)
     needed = next((n for n in ("out", "source", "by") if n in accepted and n not in options), None)
     if unknown or needed:
-        problem = f"unknown option '{sorted(unknown)[0]}'" if unknown else f"option '{needed}' is missing"
+        problem = f"unknown option '{sorted(map(str, unknown))[0]}'" if unknown else f"option '{needed}' is missing"
         raise ZooError(f"Recipe key '{where}': {kind} has {problem}. Accepted: {', '.join(accepted) or 'no options'}.")
     return kind, dict(options)
 
@@ -244,7 +250,7 @@ def check_option(where: str, name: str, value: Any) -> None:
     if name == "fn":
         good, accepted = value in ("", *ACTIVATIONS), ", ".join(ACTIVATIONS)
     elif name in ("scale", "by"):
-        good, accepted = type(value) in (int, float), "a number"
+        good, accepted = type(value) in (int, float) and abs(value) < 1e30, "a number"
     else:
         good = type(value) is int and value >= (0 if name in ("padding", "source") else 1)
     if not good:

@@ -20,14 +20,17 @@ import torch
 
 import metanet
 from metanet.errors import ZooError
-from metanet.space import WeightSpace
+from metanet.formats import check_format
 from metanet.zoo.finish import write_table
+from metanet.zoo.json_file import read_json
 from metanet.zoo.recipe import Recipe
+from metanet.zoo.shard_files import read_space
 from metanet.zoo.shards import Made, Shard
 from metanet.zoo.store import ModelZoo, shard_path
 from metanet.zoo.write import TEMPORARY, checksum, make_folder, sync_folder, write_file
 
 NOTE = "recipe.json"
+FORMAT = 1  # of the notes of builds; it is not written until there is another
 FINISHED = "finished.json"  # SHA-256 of the shards by number, while a build is unfinished
 
 
@@ -64,7 +67,7 @@ def difference(one: dict[str, Any], other: dict[str, Any]) -> str:
     """Say in what two notes differ; empty if they do not."""
     if one.get("digest") != other.get("digest"):
         return f"another recipe (digest {str(one.get('digest'))[:12]}, not {str(other.get('digest'))[:12]})"
-    with_, without = one.get("made_with") or {}, other.get("made_with") or {}
+    with_, without = (made if isinstance(made := note.get("made_with"), dict) else {} for note in (one, other))
     keys = [key for key in {**with_, **without} if with_.get(key) != without.get(key)]
     return ", ".join(f"{key} {with_.get(key, '?')}, not {without.get(key, '?')}" for key in keys)
 
@@ -123,8 +126,12 @@ class Building:
     def finish_zoo(self, recipe: Recipe, shards: list[Shard]) -> None:
         """Write the table, all shards being there, and give the folder its name."""
         paths = self.shards()
-        digests = {path.parent.name for path in paths.values()}
-        spaces = {d: WeightSpace.from_json(self._space(d).read_text(encoding="utf-8")) for d in digests}
+        lost = [shard.number for shard in shards if shard.number not in paths]
+        if lost:
+            raise ZooError(
+                f"Shard {lost[0]} of {self.folder} was damaged after it was finished. Start the build again."
+            )
+        spaces = {d: read_space(self._space(d)) for d in {path.parent.name for path in paths.values()}}
         found = [(shard, spaces[paths[shard.number].parent.name], paths[shard.number]) for shard in shards]
         write_table(recipe, self.folder, found)
         self.rename()
@@ -163,9 +170,14 @@ def check_recipe(zoo: ModelZoo, recipe: Recipe) -> None:
 
 
 def read_note(path: Path) -> dict[str, Any]:
-    """Read the note of a build; empty if there is none, or it is damaged."""
+    """Read the note of a build; empty if there is none, or it is damaged.
+
+    Raises:
+        ZooError: It is of a newer format.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except ZooError:
         return {}
-    return found if isinstance(found, dict) else {}
+    check_format(found.get("format", FORMAT), FORMAT, str(path), ZooError)
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any
 
 import platformdirs
 
-from metanet.zoo.store import CARD, TABLE, ModelZoo, read_zoo
+from metanet.errors import ZooError
+from metanet.zoo.card import CARD, read_card
+from metanet.zoo.store import TABLE, ModelZoo, read_zoo
 
 
 def data_folder() -> Path:
@@ -26,14 +27,22 @@ def zoos_folder() -> Path:
 
 def known_zoos() -> dict[str, dict[str, Any]]:
     """Cards of the zoos that are in the folder of zoos, by name; a damaged card is empty."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for card in sorted(zoos_folder().glob(f"*/{CARD}")):
         try:
-            content = json.loads(card.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            content = {}
-        found[card.parent.name] = content if isinstance(content, dict) else {}
+            found[card.parent.name] = read_card(card.parent)
+        except ZooError:
+            found[card.parent.name] = {}
     return found
+
+
+def zoo_folder(path_or_name: str | Path) -> Path:
+    """Return the folder that a path or a name of a zoo stands for, whether it is there or not."""
+    path = Path(path_or_name)
+    named = path.name == str(path_or_name)
+    if not named or (not (zoos_folder() / path / CARD).is_file() and (path / CARD).is_file()):
+        return path
+    return zoos_folder() / path
 
 
 def open_zoo(
@@ -41,6 +50,7 @@ def open_zoo(
     build: bool = False,
     workers: int | None = None,
     progress: Callable[[Any], None] | None = None,
+    verify_shards: bool = True,
 ) -> ModelZoo:
     """Open a zoo.
 
@@ -49,19 +59,18 @@ def open_zoo(
         build: Build it first if it is not there, from the recipe of that name (or go on with a build).
         workers: For the build, see :func:`metanet.zoo.build_zoo`.
         progress: For the build, called with a :class:`metanet.zoo.Progress`.
+        verify_shards: Compare every shard and weight space with its SHA-256 in ``zoo.json`` when it is first read. A
+            process hashes a file once: COST. A zoo without checksums, as older ones are, opens as it is.
 
     Raises:
         ZooError: There is none, it is half-built or damaged, or it cannot be built.
     """
-    path = Path(path_or_name)
-    named = path.name == str(path_or_name)
-    if not named or (not (zoos_folder() / path / CARD).is_file() and (path / CARD).is_file()):
-        return read_zoo(path)
-    folder = zoos_folder() / path
-    if not build:
-        return read_zoo(folder)
-    if (folder / TABLE).is_file() and "recipe" not in (imported := read_zoo(folder)).card:
+    folder, name = zoo_folder(path_or_name), Path(path_or_name).name
+    if not build or folder == Path(path_or_name):  # a recipe has a name; what is given by its path is there
+        return read_zoo(folder, verify_shards)
+    if (folder / TABLE).is_file() and "recipe" not in (imported := read_zoo(folder, verify_shards)).card:
         return imported  # it came from elsewhere, so there is nothing to build
     from metanet.zoo.build import build_zoo  # the builder's imports are not needed to open a zoo
 
-    return build_zoo(path.name, workers=workers, progress=progress)
+    build_zoo(name, workers=workers, progress=progress)
+    return read_zoo(folder, verify_shards)

@@ -55,6 +55,8 @@ class ZooDataModule(pl.LightningDataModule):
             ``sign``. Nothing is gained for a metanet that is invariant to them.
         classify: Read the target as a class, number or text: ``classes`` are its values among the training nets, and
             targets are their numbers.
+        verify_shards: Compare every shard with its checksum when a process first reads it
+            (:func:`metanet.zoo.open_zoo`).
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ZooDataModule(pl.LightningDataModule):
         mixed: bool = False,
         augment: Sequence[str] = (),
         classify: bool = False,
+        verify_shards: bool = True,
     ) -> None:
         super().__init__()
         check_kinds("data.augment", augment)
@@ -82,7 +85,7 @@ class ZooDataModule(pl.LightningDataModule):
         self.zoo, self.target, self.batch_size, self.num_workers = zoo, target, batch_size, num_workers
         self.filter, self.mixed, self.augment = dict(filter or {}), mixed, tuple(augment)
         self.seed = torch.initial_seed() % 2**32 if seed is None else seed
-        self.sizes, self.classify = sizes, classify
+        self.sizes, self.classify, self.verify_shards = sizes, classify, verify_shards
         self.classes: tuple[Any, ...] = ()
         self.splits: dict[Split, ZooSplit] = {}
         self.excluded = 0
@@ -105,7 +108,8 @@ class ZooDataModule(pl.LightningDataModule):
         """
         if self.splits:
             return
-        opened = open_zoo(self.zoo).filter(**self.filter) if self.filter else open_zoo(self.zoo)
+        opened = open_zoo(self.zoo, verify_shards=self.verify_shards)
+        opened = opened.filter(**self.filter) if self.filter else opened
         if self.classify:
             self.classes, targets = class_numbers(opened, self.target)
         else:

@@ -70,7 +70,7 @@ def show_download(console: Console | None = None) -> Iterator[Callable[[str, int
 @contextmanager
 def _bar(title: str, console: Console) -> Iterator[Callable[[Progress], None]]:
     bar = Bar(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("nets  {task.fields[note]}"),
@@ -100,7 +100,7 @@ def _lines(title: str, console: Console) -> Iterator[Callable[[Progress], None]]
             printed = part
             elapsed = time.perf_counter() - start
             text = f"{title}: {state.done}/{state.total} nets  {_note(state)}  {elapsed:.0f} s"
-            console.print(text, highlight=False, soft_wrap=True)
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     yield callback
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from metanet.errors import ZooError
 from metanet.space import WeightSpace
 from metanet.zoo.architecture import AFFINE, Add
 from metanet.zoo.draws import splits
@@ -86,8 +87,7 @@ def _table(recipe: Recipe, shards: Sequence[tuple[Shard, WeightSpace, Path]]) ->
     split = splits(recipe)
     rows: list[dict[str, Any]] = []
     for shard, space, path in shards:
-        with safe_open(path, framework="np") as file:
-            nets = json.loads(file.metadata()[HEADER])
+        nets = _labels(path)
         structure = _structure(recipe, shard)
         for row, labels in enumerate(nets):
             net = labels.pop("net")
@@ -99,6 +99,23 @@ def _table(recipe: Recipe, shards: Sequence[tuple[Shard, WeightSpace, Path]]) ->
     return pa.table(
         {name: pa.array([row[name] for row in rows], SCHEMA[name][0]) for name in SCHEMA if name in rows[0]}
     )
+
+
+def _labels(path: Path) -> list[dict[str, Any]]:
+    """What the header of a shard says of its nets.
+
+    Raises:
+        ZooError: It says nothing that can be read.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            nets = json.loads(file.metadata()[HEADER])
+        if all({"net", "diverged"} <= set(labels) for labels in nets):
+            return list(nets)
+        reason = "a net without its number"
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"'{error}'"
+    raise ZooError(f"Cannot read the labels of shard {path}: got {reason}. Delete the shard and build it again.")
 
 
 def _structure(recipe: Recipe, shard: Shard) -> dict[str, int]:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from metanet.errors import MetanetError, ZooError
-from metanet.space import WeightSpace
+from metanet.errors import ZooError
 from metanet.zoo.building import NOTE, Building, building_folder, check_recipe, difference, only_one, read_note
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.progress import Progress
 from metanet.zoo.recipe import parse_recipe
+from metanet.zoo.shard_files import read_space
 from metanet.zoo.shards import Made, plan_shards
 from metanet.zoo.store import CARD, ModelZoo, read_zoo
 from metanet.zoo.write import checksum, write_file
@@ -105,6 +105,7 @@ def _read_part(folder: Path) -> dict[str, Any]:
     """Read what a part says of itself."""
     note = read_note(folder / PART)
     if {"part", "recipe", "digest", "made_with", "sha256"} <= set(note):
+        _check_note(folder / PART, note)
         return note
     unfinished = next((f for f in (folder, building_folder(folder)) if "part" in read_note(f / NOTE)), None)
     if unfinished is not None:
@@ -116,6 +117,28 @@ def _read_part(folder: Path) -> dict[str, Any]:
         raise ZooError(f"{folder} is a whole zoo, not a part of one: there is nothing to merge.")
     problem = f"got a folder without a readable {PART}" if folder.is_dir() else "there is no such folder"
     raise ZooError(f"No part of a zoo at {folder}: {problem}. Accepted: what a build with --shard i/n made.")
+
+
+def _check_note(file: Path, note: dict[str, Any]) -> None:
+    """Check the types of what a part says of itself, and that its recipe is that of its digest.
+
+    Raises:
+        ZooError: A field has another type, or the digest is another.
+    """
+    part, sums = note["part"], note["sha256"]
+    problem = ""
+    if not isinstance(part, list) or len(part) != 2 or not all(type(n) is int for n in part):
+        problem = f"'part' is {str(part)[:40]}"
+    elif not 1 <= part[0] <= part[1]:
+        problem = f"'part' is {_name(note)}"
+    elif not isinstance(note["made_with"], dict):
+        problem = "'made_with' is no mapping"
+    elif not isinstance(sums, dict) or not all(k.isdecimal() and isinstance(v, str) for k, v in sums.items()):
+        problem = "'sha256' is no mapping from shards to checksums"
+    elif parse_recipe(note["recipe"]).digest != note["digest"]:
+        problem = "its recipe is not that of its digest"
+    if problem:
+        raise ZooError(f"{file} is damaged: {problem}. {_ANEW}")
 
 
 def _check_together(found: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
@@ -166,8 +189,8 @@ def _read_shard(folder: Path, number: int, sha256: str) -> Made:
         raise ZooError(f"Shard {number} of {folder} {problem}: its checksum is in {PART}. {_ANEW}")
     space = folder / "spaces" / f"{found[0].parent.name}.json"
     try:
-        return Made(WeightSpace.from_json(space.read_text(encoding="utf-8")), found[0].read_bytes())
-    except (OSError, MetanetError) as error:
+        return Made(read_space(space), found[0].read_bytes())
+    except (OSError, ZooError) as error:
         raise ZooError(f"Cannot read {space}: {error}. {_ANEW}") from error
 
 
@@ -175,4 +198,5 @@ _ANEW = "Delete that folder and build the part again."
 
 
 def _name(note: dict[str, Any]) -> str:
-    return "/".join(map(str, note.get("part", "?")))
+    part = note.get("part")
+    return "/".join(map(str, part)) if isinstance(part, list) else "?"

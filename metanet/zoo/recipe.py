@@ -120,16 +120,31 @@ def load_recipe(name_or_path: str | Path) -> Recipe:
     if path.suffix not in (".yaml", ".yml"):
         path = recipes_folder() / str(name_or_path) / "recipe.yaml"
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except FileNotFoundError:
         known = sorted(p.parent.name for p in recipes_folder().glob("*/recipe.yaml"))
         raise ZooError(f"No recipe '{name_or_path}': {path} is missing. Known recipes: {', '.join(known)}.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ZooError(f"Cannot read the recipe {path}: {error}") from error
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ZooError(f"Cannot read the recipe {path}: {' '.join(str(error).split())}") from error
     try:
         return parse_recipe(given)
     except ZooError as error:
         raise ZooError(f"{path}: {error}") from None
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which refuses a key that occurs twice in place of taking the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node."""
+        found = super().construct_mapping(node, deep)
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+        if twice:
+            raise yaml.MarkedYAMLError(
+                problem=f"the key '{twice[0]}' occurs more than once", problem_mark=node.start_mark
+            )
+        return found
 
 
 def recipes_folder() -> Path:
@@ -149,6 +164,16 @@ def parse_recipe(given: Any) -> Recipe:
     if not isinstance(given, Mapping):
         raise ZooError(f"A recipe is a mapping, got {type(given).__name__}. Accepted keys: {', '.join(accepted)}.")
     check_keys("recipe", given, accepted, required=[f.name for f in fields(Recipe) if f.default is MISSING])
+    try:
+        return _parse(given)
+    except ZooError:
+        raise
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ZooError(f"A recipe has a value of a type that is not accepted: got '{reason}'.") from error
+
+
+def _parse(given: Mapping[str, Any]) -> Recipe:
     parts = dict(given)
     parts["architecture"] = parse_structure(given["architecture"])
     parts["hyperparameters"] = parse_hyperparameters(given["hyperparameters"])

@@ -1,10 +1,16 @@
-"""The files of a zoo below its table: weight spaces and shards, each read and checked when it is first needed."""
+"""The files of a zoo below its table: weight spaces and shards, each read and checked when it is first needed.
+
+A process hashes a file once, whoever asks for it, and again only if the file was changed in the meantime. What a
+process hashed before it was forked, as the workers of a data loader are, its children do not hash again.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,15 +20,56 @@ from torch import Tensor
 
 from metanet.errors import MetanetError, ZooError
 from metanet.space import WeightSpace
+from metanet.zoo.card import CARD, REBUILD
 
-REBUILD = "Restore the file, or delete the zoo's folder and build or import it again."
+Stamp = tuple[int, ...]
+"""What changes with the content of a file: device, number, size, and the times of its last changes."""
 MAPPED_FILES = 64  # at once; more would approach the limit of open files
 MAPPED_BYTES = 1 << 29  # address space that a process gives to shards, unless one shard alone is larger
+_HASHED: dict[tuple[str, Stamp], str] = {}  # SHA-256 of files by path and stamp, found by this process or its parents
 
 
 def shard_path(zoo: Path, digest: str, shard: int) -> Path:
     """Return the file of a shard."""
     return zoo / "weights" / digest / f"{shard:05d}.safetensors"
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The stamp of a file; empty if it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def check_sum(zoo: Path, name: str, sums: Mapping[str, str]) -> None:
+    """Compare the content of a file with its checksum; a zoo that has none, as older ones do, is not checked.
+
+    Args:
+        zoo: Folder of the zoo.
+        name: The file in it, as the card names it.
+        sums: SHA-256 by name.
+
+    Raises:
+        ZooError: The content is another, or the card has checksums but none of this file.
+    """
+    if not sums:
+        return
+    path = zoo / name
+    if name not in sums:
+        raise ZooError(f"{path} is damaged, or no part of the zoo: {CARD} has no checksum of it. {REBUILD}")
+    key = str(path.absolute()), stamp_of(path)
+    if key not in _HASHED:
+        try:
+            with open(path, "rb") as file:
+                _HASHED[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise ZooError(f"Cannot read {path}: {error}. {REBUILD}") from error
+    if _HASHED[key] != sums[name]:
+        raise ZooError(
+            f"{path} is damaged: its SHA-256 is {_HASHED[key][:12]}..., {CARD} says {sums[name][:12]}... {REBUILD}"
+        )
 
 
 class Spaces(Mapping[str, WeightSpace]):
@@ -31,10 +78,11 @@ class Spaces(Mapping[str, WeightSpace]):
     Args:
         path: Folder of the zoo.
         digests: Which there are.
+        sums: Checksums of the zoo's files; empty if they are not to be compared.
     """
 
-    def __init__(self, path: Path, digests: list[str]) -> None:
-        self.path, self.digests = path, digests
+    def __init__(self, path: Path, digests: list[str], sums: Mapping[str, str] = MappingProxyType({})) -> None:
+        self.path, self.digests, self.sums = path, digests, dict(sums)
         self._read: dict[str, WeightSpace] = {}
 
     def __iter__(self) -> Iterator[str]:
@@ -48,17 +96,19 @@ class Spaces(Mapping[str, WeightSpace]):
 
         Raises:
             KeyError: The zoo has no net of it.
-            ZooError: Its file is missing or damaged.
+            ZooError: Its file is missing, damaged or not that of its checksum.
         """
         if digest not in self._read:
             if digest not in self.digests:
                 raise KeyError(digest)
-            self._read[digest] = read_space(self.path / "spaces" / f"{digest}.json")
+            space = read_space(self.path / "spaces" / f"{digest}.json")
+            check_sum(self.path, f"spaces/{digest}.json", self.sums)
+            self._read[digest] = space
         return self._read[digest]
 
     def only(self, digests: list[str]) -> Spaces:
         """Some of them; those that were read already are not read again."""
-        part = Spaces(self.path, digests)
+        part = Spaces(self.path, digests, self.sums)
         part._read = self._read
         return part
 
@@ -85,13 +135,20 @@ class ShardFiles:
         path: Folder of the zoo.
         spaces: Its weight spaces.
         nets: Nets of each shard by digest and number, as the table says.
+        sums: Checksums of the zoo's files; empty if they are not to be compared.
     """
 
-    def __init__(self, path: Path, spaces: Mapping[str, WeightSpace], nets: Mapping[tuple[str, int], int]) -> None:
-        self.path, self.spaces, self.nets = path, spaces, nets
+    def __init__(
+        self,
+        path: Path,
+        spaces: Mapping[str, WeightSpace],
+        nets: Mapping[tuple[str, int], int],
+        sums: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.path, self.spaces, self.nets, self.sums = path, spaces, nets, dict(sums)
         self._mapped: OrderedDict[tuple[str, int], dict[str, Tensor]] = OrderedDict()
         self._bytes = 0
-        self._checked: set[tuple[str, int]] = set()
+        self._checked: dict[tuple[str, int], Stamp] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_mapped": OrderedDict(), "_bytes": 0}  # worker processes map the files themselves
@@ -100,7 +157,7 @@ class ShardFiles:
         """The stacked tensors of a shard, which are views of the file: they must not be changed in place.
 
         Raises:
-            ZooError: It is missing or unreadable, or disagrees with the table or its weight space.
+            ZooError: It is missing or unreadable, or disagrees with the table, its weight space or its checksum.
         """
         key = digest, shard
         if key in self._mapped:
@@ -127,10 +184,12 @@ class ShardFiles:
         return tensors
 
     def _map(self, digest: str, shard: int) -> dict[str, Tensor]:
-        if (digest, shard) not in self._checked:
-            self.check(digest, shard)
-            self._checked.add((digest, shard))
         path = shard_path(self.path, digest, shard)
+        stamp = stamp_of(path)
+        if self._checked.get((digest, shard)) != stamp:
+            self.check(digest, shard)
+            check_sum(self.path, path.relative_to(self.path).as_posix(), self.sums)
+            self._checked[digest, shard] = stamp
         try:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in self.spaces[digest].shapes}

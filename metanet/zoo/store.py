@@ -13,7 +13,6 @@ Opening reads card and table. Spaces and shards are read, and compared with the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +20,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from metanet.errors import ZooError
 from metanet.graph import NeuronGraph
 from metanet.space import WeightSpace
+from metanet.zoo.card import CARD, REBUILD, checksums, read_card
 from metanet.zoo.selection import Filter, Where, mask_of, mask_where
-from metanet.zoo.shard_files import REBUILD, ShardFiles, Spaces, shard_path
+from metanet.zoo.shard_files import ShardFiles, Spaces, shard_path
 from metanet.zoo.split import FRACTIONS, split_runs
+from metanet.zoo.table import COLUMNS, TABLE, read_table
 
 __all__ = ["CARD", "COLUMNS", "TABLE", "ModelZoo", "Net", "read_zoo", "shard_path"]
-
-TABLE, CARD = "models.parquet", "zoo.json"
-COLUMNS = ("id", "space", "shard", "row", "split", "run")
-CODED = ("space", "split")  # texts of few values, held as codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +53,7 @@ class ModelZoo:
             net lacks is null.
         card: Content of ``zoo.json``.
         spaces: Weight spaces by digest.
-        files: Its shards; by default those that ``table`` names.
+        files: Its shards; by default those that ``table`` names, with the checksums that the spaces are read with.
     """
 
     def __init__(
@@ -81,7 +77,7 @@ class ModelZoo:
     def files(self) -> ShardFiles:
         """The shards, mapped when they are needed."""
         if self._files is None:
-            self._files = ShardFiles(self.path, self.spaces, nets_by_shard(self.table))
+            self._files = ShardFiles(self.path, self.spaces, nets_by_shard(self.table), self.spaces.sums)
         return self._files
 
     def __len__(self) -> int:
@@ -95,7 +91,10 @@ class ModelZoo:
 
     def __getitem__(self, index: int) -> Net:
         row = range(len(self))[index]  # raises IndexError past the end, as a sequence must
-        labels = self.table.slice(row, 1).to_pylist()[0]
+        try:
+            labels = self.table.slice(row, 1).to_pylist()[0]
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            raise self._unreadable(f"row {row}", error) from error
         stored = self.files.tensors(labels["space"], labels["shard"])
         tensors = {name: t[labels["row"]].clone() for name, t in stored.items()}
         own = {name: value for name, value in labels.items() if name not in COLUMNS or name in ("split", "run")}
@@ -110,9 +109,15 @@ class ModelZoo:
         if name not in self.table.column_names:
             raise ZooError(f"Zoo '{self.name}' has no column '{name}'. Accepted: {', '.join(self.table.column_names)}.")
         if name not in self._columns:
-            self._columns[name] = np.asarray(self.table[name].to_numpy())
+            try:
+                self._columns[name] = np.asarray(self.table[name].to_numpy())
+            except (pa.ArrowException, ValueError, OverflowError) as error:  # of a type or date that Python lacks
+                raise self._unreadable(f"column '{name}'", error) from error
             self._columns[name].flags.writeable = False  # it is handed out again
         return self._columns[name]
+
+    def _unreadable(self, what: str, error: Exception) -> ZooError:
+        return ZooError(f"Cannot read {what} of {self.path / TABLE}: got '{' '.join(str(error).split())}'. {REBUILD}")
 
     def rows(self, split: str | None = None, where: Where | None = None, **filters: Filter) -> np.ndarray:
         """Return the positions of nets, ascending: those of a split that pass every filter.
@@ -259,8 +264,13 @@ def nets_by_shard(table: pa.Table) -> dict[tuple[str, int], int]:
     }
 
 
-def read_zoo(path: Path) -> ModelZoo:
+def read_zoo(path: Path, verify_shards: bool = True) -> ModelZoo:
     """Open the zoo in a folder: its card and its table are read, nothing else.
+
+    Args:
+        path: Folder of the zoo.
+        verify_shards: Compare shards and weight spaces with their checksums when they are first read
+            (:func:`metanet.zoo.open_zoo`).
 
     Raises:
         ZooError: There is none, or card or table are unreadable. Spaces and shards are checked when they are read;
@@ -268,63 +278,9 @@ def read_zoo(path: Path) -> ModelZoo:
     """
     if not (path / TABLE).is_file() or not (path / CARD).is_file():
         raise ZooError(_why_missing(path))
-    try:
-        card = json.loads((path / CARD).read_text(encoding="utf-8"))
-        table = pq.read_table(path / TABLE, read_dictionary=list(CODED), memory_map=True).unify_dictionaries()
-    except Exception as error:  # a damaged file raises whatever its damage leads to
-        raise ZooError(f"Cannot open the zoo {path}: {' '.join(str(error).split())}. {REBUILD}") from error
-    _check_card(path, card)
-    lacking = [name for name in COLUMNS if name not in table.column_names]
-    if lacking or not isinstance(card, dict) or "name" not in card:
-        problem = f"the table lacks the columns {', '.join(lacking)}" if lacking else "zoo.json names no zoo"
-        raise ZooError(f"Cannot open the zoo {path}: {problem}. Columns needed: {', '.join(COLUMNS)}.")
-    _check_columns(path, table)
-    return ModelZoo(path, table, card, Spaces(path, sorted(table["space"].unique().to_pylist())))
-
-
-FORMAT = 1  # of zoos that this metanet reads
-CARD_TYPES: dict[str, type] = {"name": str, "sha256": dict, "unreadable": list, "notes": list, "architectures": dict}
-
-
-def _check_card(path: Path, card: Any) -> None:
-    """Refuse a card of a newer format, or with a field of another type.
-
-    Raises:
-        ZooError: It is one.
-    """
-    if not isinstance(card, dict):
-        raise ZooError(f"Cannot open the zoo {path}: {CARD} is no mapping (got {type(card).__name__}). {REBUILD}")
-    version = card.get("format", FORMAT)
-    if type(version) is not int or version < 1:
-        raise ZooError(f"Cannot open the zoo {path}: {CARD} has the format {str(version)[:40]!r}. {REBUILD}")
-    if version > FORMAT:
-        raise ZooError(
-            f"Cannot open the zoo {path}: got format {version}, this metanet reads {FORMAT}. Update metanet."
-        )
-    for key, kind in CARD_TYPES.items():
-        if key in card and not isinstance(card[key], kind):
-            found = type(card[key]).__name__
-            raise ZooError(
-                f"Cannot open the zoo {path}: '{key}' in {CARD} is a {found}, not a {kind.__name__}. {REBUILD}"
-            )
-
-
-def _check_columns(path: Path, table: pa.Table) -> None:
-    """Refuse a table whose first columns are of other types, or lack values.
-
-    Raises:
-        ZooError: It is one.
-    """
-    for name in COLUMNS:
-        kind = table.schema.field(name).type
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        fits = pa.types.is_integer(kind) if name in ("shard", "row") else pa.types.is_string(kind)
-        if len(table) and (table[name].null_count or (not fits and name != "run")):
-            found = "missing values" if table[name].null_count else f"the type {kind}"
-            raise ZooError(f"Cannot open the zoo {path}: column '{name}' of {TABLE} has {found}. {REBUILD}")
-    bad = [d for d in table["space"].unique().to_pylist() if not str(d).isalnum()]
-    if bad:  # it names files
-        raise ZooError(f"Cannot open the zoo {path}: got the digest {bad[0][:40]!r} in {TABLE}. {REBUILD}")
+    card, table = read_card(path), read_table(path)
+    sums = checksums(card) if verify_shards else {}
+    return ModelZoo(path, table, card, Spaces(path, sorted(table["space"].unique().to_pylist()), sums))
 
 
 def _why_missing(path: Path) -> str:

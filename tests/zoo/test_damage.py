@@ -47,12 +47,12 @@ def test_a_complete_zoo_opens_where_nothing_can_be_written(tiny_zoo, monkeypatch
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "this metanet reads 1"),
-        ({"format": "x"}, "has the format"),
-        ({"name": 3}, "'name' in zoo.json is a int"),
-        ({"sha256": []}, "'sha256' in zoo.json is a list"),
-        ({"unreadable": 1}, "'unreadable' in zoo.json is a int"),
-        ({"architectures": None}, "'architectures' in zoo.json is a NoneType"),
+        ({"format": 2}, "this metanet reads 1: update metanet"),
+        ({"format": "x"}, "has the format version 'x'"),
+        ({"name": 3}, "'name' in zoo.json is not a text"),
+        ({"sha256": []}, "'sha256' in zoo.json is not a mapping"),
+        ({"unreadable": 1}, "'unreadable' in zoo.json is not a list"),
+        ({"architectures": None}, "'architectures' in zoo.json is not a mapping of mappings"),
     ],
 )
 def test_a_damaged_or_newer_card_is_one_line(tiny_zoo, tmp_path, change, said):

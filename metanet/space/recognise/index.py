@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from metanet.errors import SpaceError
+from metanet.formats import check_format
 from metanet.space.recognise.fingerprint import Shapes, names_key, shapes_key, skeleton_key
 
 FILE = Path(__file__).with_name("index.json.xz")
@@ -123,8 +125,22 @@ class Index:
 
 @cache
 def load_index(file: Path = FILE) -> Index:
-    """Read the index once."""
+    """Read the index once.
+
+    Raises:
+        SpaceError: It is missing, damaged or of a newer format.
+    """
+    try:
+        return _index_of(file)
+    except (OSError, lzma.LZMAError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, SpaceError):
+            raise
+        raise SpaceError(f"Cannot read the index {file}: got '{error}'. Install metanet again.") from error
+
+
+def _index_of(file: Path) -> Index:
     data = json.loads(lzma.decompress(file.read_bytes()))
+    check_format(data["format"], FORMAT, f"The index {file}", SpaceError)
     groups = [Group(tuple(map(tuple, g["classes"])), tuple(g["differs"])) for g in data["groups"]]
     return Index(
         data["versions"],
