@@ -1,11 +1,13 @@
 """Damaged files of every format through ``load``, ``graph`` and ``predict``: each must be read or refused in one line.
 
-python benchmarks/fuzz.py [--seed 0] [--mutants 12000] [--workers 2] [--formats onnx,h5] [--keep FOLDER] [--json FILE]
+python benchmarks/fuzz.py [--seed 0] [--mutants 12000] [--workers 2] [--formats onnx,h5] [--keep FOLDER]
+                          [--json FILE] [--markdown FILE] [--plant traceback,crash,breach,hang]
 
 Every mutant is opened in a worker process, in all three ways. A traceback is any error that is no ``MetanetError``; a
 crash is a worker that died, attributed to the mutant that it was at; a breach is a mutant whose peak memory, beyond
 what the worker had before, is over 4 times its size + 256 MiB; a hang takes over 60 seconds. A mutant is determined by
-seed and number, so ``--only NUMBER`` makes it again.
+seed and number, so ``--only NUMBER`` makes it again. ``--plant`` shows that each kind of fault is found: readers with
+that fault stand in for ``load`` in one mutant each. A run with a finding ends with code 1.
 """
 
 from __future__ import annotations
@@ -24,14 +26,16 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import parser, report
+from common import machine, parser, report
+from fuzz_faults import PLANTED
 from fuzz_seeds import ACTIVATION, make_run, write_seeds
+from markdown import table
 from mutations import mutate
 
 import metanet
@@ -42,16 +46,19 @@ from metanet.prediction import load_run, predict
 FREE = 256 << 20
 LIMIT = 6 << 30  # address space of a worker beyond its start
 PATIENCE = 60.0
-FAULTS = ("traceback", "crash", "breach", "hang")
+EVERY = 100  # mutants between two lines of progress
+FAULTS = {"traceback": "tracebacks", "crash": "crashes", "breach": "breaches", "hang": "hangs"}
+TABLE = Path(__file__).parent / "results" / "fuzz.md"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One mutant: its number, its format, and the undamaged file."""
+    """One mutant: its number, its format, the undamaged file, and the fault that is planted in its reader."""
 
     number: int
     format: str
     path: Path
+    planted: str | None = None
 
 
 class Opener:
@@ -80,7 +87,7 @@ class Opener:
         path = self.write(case)
         before = reset_peak()
         found: dict[str, Any] = {
-            "load": attempt(lambda: metanet.load(path)),
+            "load": attempt(lambda: PLANTED[case.planted]() if case.planted else metanet.load(path)),
             "graph": attempt(lambda: quietly(["graph", str(path)])),
             "predict": attempt(
                 lambda: predict(self.task, [path], activation=None if "space" in case.format else ACTIVATION)
@@ -163,10 +170,12 @@ class Worker:
         return self.cases[numbers.index(self.at) + 1 :] if self.at in numbers else self.cases
 
 
-def run_all(opener: Opener, cases: list[Case], workers: int) -> dict[int, dict[str, Any]]:
+def run_all(opener: Opener, cases: list[Case], workers: int, patience: float = PATIENCE) -> dict[int, dict[str, Any]]:
     """Results by number; a worker that dies or hangs is replaced by one that goes on behind the case it was at."""
     results: dict[int, dict[str, Any]] = {}
     running = [Worker(opener, cases[part::workers]) for part in range(workers)]
+    start = spoken = time.monotonic()
+    said = 0
     while running:
         ready = wait([worker.reader for worker in running], timeout=1.0)
         for worker in list(running):
@@ -184,10 +193,10 @@ def run_all(opener: Opener, cases: list[Case], workers: int) -> dict[int, dict[s
                     worker.at = number
                 else:
                     results[number] = result
-            elif time.monotonic() - worker.since > PATIENCE:
+            elif time.monotonic() - worker.since > patience:
                 worker.process.kill()
                 worker.process.join()
-                results[worker.at or 0] = {"hang": f"over {PATIENCE:.0f} s"}
+                results[worker.cases[0].number if worker.at is None else worker.at] = {"hang": f"over {patience:.0f} s"}
             else:
                 continue
             dead = worker.at is not None and {"crash", "hang"} & results.get(worker.at, {}).keys()
@@ -195,8 +204,12 @@ def run_all(opener: Opener, cases: list[Case], workers: int) -> dict[int, dict[s
                 running.remove(worker)
                 if worker.rest():
                     running.append(Worker(opener, worker.rest()))
-        if results and len(results) % 500 == 0:
-            print(f"{len(results)} of {len(cases)}", file=sys.stderr, flush=True)
+        if len(results) // EVERY > said or not running or time.monotonic() - spoken > 60:
+            said, spoken = len(results) // EVERY, time.monotonic()
+            wrong = sum(bool(faults(result)) for result in results.values())
+            rate = len(results) / (spoken - start)
+            print(f"{len(results):,} of {len(cases):,} mutants, {wrong} wrong, {rate:.1f} a second", file=sys.stderr,
+                  flush=True)  # fmt: skip
     return results
 
 
@@ -218,8 +231,8 @@ def row(name: str, results: list[dict[str, Any]]) -> dict[str, Any]:
     read = {way: sum(result.get(way) == "read" for result in results) for way in ("load", "graph", "predict")}
     most = max((result.get("memory", 0) for result in results), default=0)
     counts = {f"{way}: read": count for way, count in read.items()}
-    return {"format": name, "mutants": len(results), **counts, **{f"{kind}s".replace("breachs", "breaches").replace(
-        "crashs", "crashes"): wrong[kind] for kind in FAULTS}, "most memory, MiB": most >> 20}  # fmt: skip
+    found = {plural: wrong[kind] for kind, plural in FAULTS.items()}
+    return {"format": name, "mutants": len(results), **counts, **found, "most memory, MiB": most >> 20}
 
 
 def total(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -238,6 +251,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--formats", help="only these, with commas between them")
     options.add_argument("--only", type=int, help="only the mutant of this number; its file is kept")
     options.add_argument("--keep", type=Path, help="write the mutants that go wrong into this folder")
+    options.add_argument("--plant", help=f"faults to plant, with commas between them: {', '.join(PLANTED)}")
+    options.add_argument("--patience", type=float, default=PATIENCE, help="seconds after which a mutant hangs")
+    options.add_argument(
+        "--markdown", type=Path, nargs="?", const=TABLE, metavar="FILE", help=f"also write a table, by default {TABLE}"
+    )
     options.add_argument("--work", type=Path, help="folder of the run and of the undamaged files; kept if given")
     chosen = options.parse_args(argv)
     if chosen.quick:
@@ -262,10 +280,11 @@ def fuzz(chosen: argparse.Namespace, place: Path, scratch: Path) -> int:
     cases = [
         Case(number, names[number % len(names)], seeds[names[number % len(names)]]) for number in range(chosen.mutants)
     ]
+    cases = planted(cases, chosen.plant.split(",") if chosen.plant else [])
     opener = Opener(place / "run", seeds, chosen.seed, scratch)
     if chosen.only is not None:
         cases = [case for case in cases if case.number == chosen.only]
-    results = run_all(opener, cases, min(chosen.workers, len(cases)))
+    results = run_all(opener, cases, min(chosen.workers, len(cases)), chosen.patience)
     by_format = {name: [results[case.number] for case in cases if case.format == name] for name in names}
     wrong = []
     for case in cases:
@@ -277,7 +296,29 @@ def fuzz(chosen: argparse.Namespace, place: Path, scratch: Path) -> int:
                 path.rename(chosen.keep / f"{case.number}{''.join(case.path.suffixes[-2:])}")
     rows = [row(name, results) for name, results in by_format.items() if results]
     rows.append(total(rows))
-    return report(f"{len(cases)} damaged files, seed {chosen.seed}", rows, wrong, chosen.json)
+    title = f"{len(cases):,} damaged files, seed {chosen.seed}"
+    if chosen.markdown is not None:
+        figures = {"title": title, "machine": machine(), "rows": rows, "wrong": [line(text) for text in wrong]}
+        chosen.markdown.write_text(f"# Damaged files through load, graph and predict\n\n{table(figures)}\n")
+    return report(title, rows, wrong, chosen.json)
+
+
+def planted(cases: list[Case], kinds: Sequence[str]) -> list[Case]:
+    """Plant faults of these kinds into the readers of as many mutants, spread over all of them.
+
+    Raises:
+        SystemExit: There is no such fault, or there are fewer mutants than faults.
+    """
+    unknown = sorted(set(kinds) - set(PLANTED))
+    if unknown or len(kinds) > len(cases):
+        raise SystemExit(f"--plant takes {', '.join(PLANTED)}, at most one a mutant; got {', '.join(kinds)}")
+    places = {number * len(cases) // len(kinds): kind for number, kind in enumerate(kinds)}
+    return [replace(case, planted=places.get(position)) for position, case in enumerate(cases)]
+
+
+def line(text: str) -> str:
+    """A finding on one line of a table's notes, without the stop that follows it."""
+    return " ".join(text.split()).replace("|", "/")[-300:]
 
 
 def prepare(place: Path) -> None:

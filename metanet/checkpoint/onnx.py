@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metanet.checkpoint.budget import allow, charge
+from metanet.checkpoint.collect import note
 from metanet.checkpoint.registry import Contents, Probe, reader, require
 from metanet.checkpoint.wire import check_messages
 from metanet.errors import CheckpointError
@@ -44,6 +45,9 @@ FIELDS |= {10: ("int32_data", np.uint16), 16: ("int32_data", np.uint16)}
 NARROW = set(range(17, 40))
 """TensorProto's float8, float4, int4 and newer types, which hold codes of quantised weights."""
 
+HOLDERS = {4, 6, 9, 11, 12}
+"""AttributeProto's types that hold weights: a tensor, floats, tensors, a sparse tensor, sparse tensors."""
+
 QUANTISED = re.compile(
     r"(Q|Deq|DynamicQ)uantize.*|QLinear.*|QGemm|QAttention|QMoE|(ConvInteger|MatMulInteger).*|MatMul\w*Bits|MatMulBnb4"
 )
@@ -56,7 +60,10 @@ def recognises(probe: Probe) -> bool:
 
 @reader("onnx", extensions=(".onnx",), recognises=recognises)
 def read(path: Path) -> Contents:
-    """Read every floating-point tensor under its own name; integers in ONNX files are shapes, axes and counters.
+    """Read every floating-point tensor under its own name.
+
+    Integers and texts, which in ONNX files are shapes, axes and counters, are left out and named in
+    ``metadata["left_out"]``, and so are tensors and lists of numbers in attributes of other nodes than Constant.
 
     Weights keep ONNX's layouts: convolutions are ``[out, in, *taps]`` as in PyTorch, ``MatMul`` weights ``[in, out]``,
     ``LSTM`` and ``GRU`` weights ``[directions, gates * hidden, in]`` in the gate order i, o, f, c and z, r, h.
@@ -66,10 +73,12 @@ def read(path: Path) -> Contents:
     """
     model = parse(path)
     tensors: dict[str, Tensor] = {}
+    left_out: list[str] = []
     for function in model.functions:
-        add(tensors, constants(function.node, function.name), path)
-    add(tensors, weights(model.graph, ""), path)
-    return tensors, describe(model)
+        left_out += add(tensors, constants(function.node, function.name), path)
+    left_out += add(tensors, weights(model.graph, ""), path)
+    left_out += ["training_info"] if model.training_info else []
+    return tensors, describe(model) | note(left_out)
 
 
 def parse(path: Path) -> Any:
@@ -116,6 +125,8 @@ def weights(graph: Any, where: str) -> Iterator[tuple[str, str, Any]]:
 def constants(nodes: Iterable[Any], where: str) -> Iterator[tuple[str, str, Any]]:
     """Name, place and TensorProto of the Constant nodes among ``nodes`` and of all weights in their subgraphs.
 
+    In place of a TensorProto stands ``None`` for other attributes that hold tensors or lists of numbers.
+
     Raises:
         CheckpointError: A node computes with quantised weights.
     """
@@ -127,29 +138,51 @@ def constants(nodes: Iterable[Any], where: str) -> Iterator[tuple[str, str, Any]
             )
         inner = f"{where}{'.' if where else ''}{node.name or f'{node.op_type}_{index}'}"
         for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value" and len(node.output) == 1:
-                yield node.output[0], where, attribute.t
+            if node.op_type == "Constant" and len(node.output) == 1:
+                yield node.output[0], where, constant(attribute)
+            elif attribute.type in HOLDERS:
+                yield f"{inner}.{attribute.name}", "", None
             for graph in (attribute.g, *attribute.graphs) if attribute.type in (5, 10) else ():
                 yield from weights(graph, f"{inner}.{attribute.name}")
 
 
-def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], model: Path) -> None:
+def constant(attribute: Any) -> Any:
+    """The TensorProto of a Constant node's attribute, also of ``value_float`` and ``value_floats``; else ``None``."""
+    if attribute.name == "value":
+        return attribute.t
+    if attribute.name == "value_float":
+        return type(attribute.t)(data_type=1, float_data=[attribute.f])
+    if attribute.name == "value_floats":
+        return type(attribute.t)(data_type=1, dims=[len(attribute.floats)], float_data=attribute.floats)
+    return None
+
+
+def add(tensors: dict[str, Tensor], found: Iterable[tuple[str, str, Any]], model: Path) -> list[str]:
     """Decode floating-point tensors into ``tensors``; a name that is taken gets its subgraph in front.
+
+    Returns:
+        Names of what is left out.
 
     Raises:
         CheckpointError: A tensor is damaged, quantised, or a name occurs twice in one graph.
     """
+    left_out: list[str] = []
     for name, where, proto in found:
+        if proto is None:
+            left_out.append(name)
+            continue
         if proto.data_type in NARROW:
             raise CheckpointError(
                 f"'{name}' has the ONNX type {proto.data_type}, a quantised one. Load the float model."
             )
         if proto.data_type not in FLOATS:
+            left_out.append(name)
             continue
         key = f"{where}.{name}" if name in tensors and where else name
         if key in tensors:
             raise CheckpointError(f"two weights are named '{key}': the graph is damaged. Export it again.")
         tensors[key] = decode(name, proto, model)
+    return left_out
 
 
 def decode(name: str, proto: Any, model: Path) -> Tensor:

@@ -13,7 +13,7 @@ from metanet.errors import GraphError
 from metanet.graph.coverage import left_out
 from metanet.graph.layout import Layout, layout_of
 from metanet.space.weight_space import WeightSpace
-from metanet.symmetry.move import Move, check_real, check_state
+from metanet.symmetry.move import Move, check_real, check_shared, check_state
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -52,6 +52,7 @@ class NeuronGraph:
             raise GraphError("got no state dict; a neuron graph needs at least one")
         for state in states:
             check_state(space, state)
+            check_shared(space, state)
         return NeuronGraph(space, {name: torch.stack([s[name] for s in states]) for name in space.tensor})
 
     @property

@@ -175,6 +175,28 @@ def check_state(space: WeightSpace, state: Mapping[str, Tensor], batched: bool =
             )
 
 
+SHARED_BYTES = 32 << 20
+
+
+def check_shared(space: WeightSpace, state: Mapping[str, Tensor]) -> None:
+    """Raise if a state dict shows the same memory so often that a copy of its tensors would be far larger.
+
+    A few bytes of a file may stand under thousands of names, or be repeated along a dimension. Accepted are twice the
+    bytes that the tensors hold + 32 MiB.
+    """
+    tensors = [state[spec.name] for spec in space.tensors]
+    copied = sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+    if copied <= SHARED_BYTES:
+        return
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    if copied > 2 * sum(held.values()) + SHARED_BYTES:
+        raise SpaceError(
+            f"the tensors share their memory: a copy of each would take {copied:,} bytes, they hold "
+            f"{sum(held.values()):,} (accepted are twice that + {SHARED_BYTES >> 20} MiB). If they are meant to be "
+            "equal, save each as a tensor of its own"
+        )
+
+
 def check_real(space: WeightSpace, state: Mapping[str, Tensor]) -> None:
     """Raise if a tensor of a space holds complex numbers: graphs and zoos hold real ones."""
     turned = next((spec.name for spec in space.tensors if state[spec.name].is_complex()), None)

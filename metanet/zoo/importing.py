@@ -23,7 +23,7 @@ from metanet.errors import MetanetError, ZooError
 from metanet.graph.coverage import warn_of_unplaced
 from metanet.space import WeightSpace, trace
 from metanet.space.infer import infer
-from metanet.symmetry.move import check_real, check_state
+from metanet.symmetry.move import check_real, check_shared, check_state
 from metanet.zoo.catalogue import zoos_folder
 from metanet.zoo.functions import ARCHITECTURES
 from metanet.zoo.progress import Progress
@@ -160,6 +160,7 @@ class Collector:
         space = self._space(net)
         check_state(space, net.tensors)
         check_real(space, net.tensors)
+        check_shared(space, net.tensors)
         tensors = {name: net.tensors[name].detach().contiguous() for name in space.tensor}
         digest = space.digest
         if digest not in self.spaces:

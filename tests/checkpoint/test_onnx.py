@@ -150,3 +150,26 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
     with pytest.raises(CheckpointError, match=r"pip install torch-metanet\[onnx\]"):
         load(path)
+
+
+def test_what_is_left_out_is_named(tmp_path: Path) -> None:
+    """Integers, texts, and numbers in attributes of other nodes; floats of Constant nodes are kept in every form."""
+    nodes = [
+        helper.make_node("Constant", [], ["one"], value_float=2.5),
+        helper.make_node("Constant", [], ["row"], value_floats=[1.0, -2.0]),
+        helper.make_node("Constant", [], ["steps"], value_ints=[1, 2]),
+        constant("axes", np.array([1], np.int64)),
+        helper.make_node("LinearRegressor", ["x"], ["y"], "linear", coefficients=[1.0, 2.0, 3.0], targets=1),
+        helper.make_node("ConstantOfShape", ["shape"], ["z"], value=array(ones(1))),
+        helper.make_node("LeakyRelu", ["z"], ["q"], alpha=0.1),
+    ]
+    initialisers = [array(ones(3, 2), "w"), array(np.array([[1, 2]], np.int8), "codes"), array(np.array(["a"]), "text")]
+    got = load(write(tmp_path / "a.onnx", nodes, initialisers))
+    assert {name: tensor.tolist() for name, tensor in got.tensors.items()} == {
+        "w": [[1.0, 1.0]] * 3,
+        "one": 2.5,
+        "row": [1.0, -2.0],
+    }
+    named = ["steps", "axes", "linear.coefficients", "ConstantOfShape_5.value", "codes", "text"]
+    assert sorted(got.metadata["left_out"].split(", ")) == sorted(named)
+    assert "left_out" not in load(write(tmp_path / "b.onnx", [], [array(ones(3, 2), "w")])).metadata

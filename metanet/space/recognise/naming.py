@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+import zlib
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -39,22 +40,42 @@ def shared_names(state: Mapping[str, Tensor]) -> set[str]:
 
     Copies are looked for under names that are usually tied alone; equal values elsewhere are accidents of a beginning.
     """
-    groups: list[list[str]] = []
     places: dict[object, list[str]] = {}
     for name, tensor in state.items():
         if not tensor.is_meta and tensor.numel() > 1:
             place = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride()
             places.setdefault(place, []).append(name)
-    groups += [names for names in places.values() if len(names) > 1]
-    for name in [n for n in state if any(copy.search(n) for copy in COPIES)]:
-        equal = [n for n, t in state.items() if n != name and _equal(t, state[name])]
-        groups += [[name, *equal]] if equal else []
-    return {name for names in groups for name in names if name != kept(names)}
+    groups = [*places.values(), *_equal_copies(state, list(places.values()))]
+    return {name for names in groups for name in set(names) - {kept(names)}}
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    alike = a.shape == b.shape and a.dtype == b.dtype and not a.is_meta and not b.is_meta and a.numel() > 1
-    return alike and torch.equal(a, b)
+def _equal_copies(state: Mapping[str, Tensor], places: Sequence[list[str]]) -> list[list[str]]:
+    """Return groups of names of equal tensors, with a name that is usually tied in each.
+
+    A checksum sorts the tensors, so that the time grows with their size and not with the number of their pairs.
+
+    Args:
+        state: The tensors.
+        places: The names of each tensor in memory.
+    """
+    alike: dict[object, list[list[str]]] = {}
+    for names in places:
+        alike.setdefault((state[names[0]].shape, state[names[0]].dtype), []).append(names)
+    equal: dict[object, list[str]] = {}
+    for kind, copies in alike.items():
+        if len(copies) > 1 and any(map(_usually_tied, copies)):
+            for names in copies:
+                equal.setdefault((kind, _checksum(state[names[0]])), []).extend(names)
+    return [names for names in equal.values() if _usually_tied(names)]
+
+
+def _usually_tied(names: Iterable[str]) -> bool:
+    return any(copy.search(name) for name in names for copy in COPIES)
+
+
+def _checksum(tensor: Tensor) -> int:
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    return zlib.crc32(plain.view(torch.uint8).numpy().data)
 
 
 def tied_names(module: nn.Module) -> dict[str, tuple[str, ...]]:
