@@ -86,7 +86,7 @@ def test_a_depthwise_block_continues_its_lane_without_a_stream():
 
 def test_a_deep_network_keeps_its_first_and_last_columns():
     net = nn.Sequential(*(nn.Linear(3, 3) for _ in range(40)))
-    graph = metanet.build(net.state_dict())
+    graph = metanet.build(net.state_dict(), transposed=False)
     placed = plan(graph.layout, max_columns=8)
     assert placed.columns == (0, 1, 2, 3, 37, 38, 39, 40)
     assert len(placed.elided) == 33
