@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metanet.errors import SpaceError
 from metanet.space.exporting import Inputs, arguments
+from metanet.space.unfolded import convolution
 from metanet.space.weight_space import WeightSpace
 from metanet.symmetry.unchanged import same_numbers, unchanged
 
@@ -214,7 +215,7 @@ class _Double(TorchDispatchMode):
         if func._schema.is_mutable:  # what is written to must stay the tensor it is
             return func(*args, **(kwargs or {}))
         args, kwargs = pytree.tree_map_only((Tensor, torch.dtype), _raised, (args, kwargs or {}))
-        return func(*args, **kwargs)
+        return (convolution if func is torch.ops.aten.convolution.default else func)(*args, **kwargs)
 
 
 def _raised(x: Any) -> Any:

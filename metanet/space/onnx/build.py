@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metanet.errors import MetanetError, SpaceError
-from metanet.space.onnx.budget import ROOM, RUN, run_bytes
+from metanet.space.onnx.budget import ROOM, RUN, RUN_WORK, WORK_PER_BYTE, run_bytes
 from metanet.space.onnx.builder import Builder
 from metanet.space.onnx.file import OnnxFile, type_name
 from metanet.space.onnx.module import Node, OnnxModule, Ref, first_line
@@ -79,8 +79,10 @@ def _network(
     weights = {name: tensor for name, tensor in builder.weights.items() if name in used}
     module = OnnxModule([i.name for i in infos], nodes, outputs, weights)
     module.label, module.run_limit = str(file.path), RUN + 4 * file.size
+    module.work_limit, module.run_work = RUN_WORK + WORK_PER_BYTE * file.size, sum(n.work for _, n in nodes)
     returned = {o.source for o in outputs if isinstance(o, Ref) and isinstance(o.source, int)}
-    module.run_bytes = run_bytes([(sorted(n.read), n.made) for _, n in nodes], builder.sizes, returned)
+    steps = [(sorted(n.read), n.made) for _, n in nodes]
+    module.run_bytes = run_bytes(steps, builder.sizes, returned, [n.bytes for _, n in nodes])
     return module.eval(), tuple(given)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metanet.errors import CheckpointError, MetanetError, SpaceError
 from metanet.space.onnx import operators  # noqa: F401  (importing the package registers the operators)
-from metanet.space.onnx.budget import Budget, check_entries
+from metanet.space.onnx.budget import Budget, Measured, TooMuch, check_entries
 from metanet.space.onnx.file import OnnxFile, attributes_of, label_of
 from metanet.space.onnx.legacy import aligned
 from metanet.space.onnx.module import Node, Ref, first_line
@@ -174,9 +174,10 @@ class Builder:
             bound = numbers_for_operands(operator, bound)
         given = examples(bound, meta)
         told = settings(operator, found, self.file.opset, len(outputs))
+        measured = self.budget.measure(meta)
+        results = _run(operator, given, told, measured)
         if not meta:
-            self.budget.check(operator.function, given, told)
-        results = _run(operator, given, told)
+            self.budget.take(measured)
         several = isinstance(results, tuple | list)
         tensors = list(results) if several else [results]
         check_entries(tensors)
@@ -193,6 +194,7 @@ class Builder:
         first, self.count = self.count, self.count + len(tensors)
         arguments = [(v.ref or v.example) if isinstance(v, Value) else v for v in bound]
         made_by = Node(operator.function, arguments, told, first, len(tensors), several, self.label)
+        made_by.bytes, made_by.work = 8 * measured.peak, measured.work
         self.nodes.append((name, made_by))
         self.sizes |= {first + i: 8 * t.numel() for i, t in enumerate(tensors)}
         refs = [None if not t.is_meta and (meta or not is_data(t)) else Ref(first + i) for i, t in enumerate(tensors)]
@@ -261,12 +263,14 @@ def _ref(bound: Sequence[Any]) -> Ref | None:
     return bound[0].ref if bound and isinstance(bound[0], Value) else None
 
 
-def _run(operator: Operator, given: Sequence[Any], told: dict[str, Any]) -> Any:
+def _run(operator: Operator, given: Sequence[Any], told: dict[str, Any], measured: Measured) -> Any:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), measured:
             return operator.function(*given, **told)
     except Refused:
         raise
+    except TooMuch as what:
+        raise Refused(f"it computes more from the file's constants than {what}") from None
     except Exception as error:  # torch raises many unrelated types
         reason = first_line(error)
         shapes = [list(g.shape) for g in given if isinstance(g, Tensor)]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from metanet.errors import MetanetError, SpaceError
-from metanet.space.onnx.budget import RUN
+from metanet.space.onnx.budget import RUN, RUN_WORK
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,14 @@ class Node(nn.Module):
         width: How many results it has.
         several: Whether it gives a tuple.
         label: Name and operator of the node in the file, for messages.
+
+    Attributes:
+        bytes: The most that it takes in double precision on the example inputs, its results included.
+        work: Its additions and multiplications there.
     """
+
+    bytes = 0
+    work = 0
 
     def __init__(
         self, function: Callable[..., Any], arguments: Sequence[Any], settings: Mapping[str, Any], first: int,
@@ -86,11 +93,15 @@ class OnnxModule(nn.Module):
         label: The file that it was built from, for messages.
         run_bytes: About the most memory that one run on the example inputs takes in double precision.
         run_limit: What a run that nobody asked for may take.
+        run_work: Additions and multiplications of one run on the example inputs.
+        work_limit: Those that a run that nobody asked for may take.
     """
 
     label = "an ONNX file"
     run_bytes = 0
     run_limit = RUN
+    run_work = 0
+    work_limit = RUN_WORK
 
     def __init__(
         self, inputs: Sequence[str], nodes: Sequence[tuple[str, Node]], outputs: Sequence[Any],
@@ -125,15 +136,20 @@ class OnnxModule(nn.Module):
         return results[0] if len(results) == 1 else results
 
     def check_run(self) -> None:
-        """Compare the memory of a run with what a file of this size may ask for.
+        """Compare the memory and the operations of a run with what a file of this size may ask for.
 
         Raises:
-            SpaceError: It is more.
+            SpaceError: One of them is more.
         """
         if self.run_bytes > self.run_limit:
             raise SpaceError(
                 f"{self.label}: a run takes about {self.run_bytes:,} bytes in double precision, more than "
                 f"{self.run_limit:,}, so it is not certified. Give smaller inputs"
+            )
+        if self.run_work > self.work_limit:
+            raise SpaceError(
+                f"{self.label}: a run takes about {self.run_work:,} additions and multiplications, more than "
+                f"{self.work_limit:,}, so it is not certified. Give smaller inputs"
             )
 
     def _fetch(self, reference: Ref, values: Mapping[int | str, Tensor]) -> Any:

@@ -2,12 +2,15 @@
 
 # ruff: noqa: E501 (tables: one row a case)
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
 import metanet
 from metanet.errors import CheckpointError, MetanetError, SpaceError
+from metanet.space import unfolded
 from metanet.space.onnx import builder, onnx_network
 
 onnx = pytest.importorskip("onnx")
@@ -61,6 +64,8 @@ HOSTILE = {  # nodes, what the file holds, and what is said; each would take a g
     "one hot": ([node("OneHot", "i n v", "o"), node("ReduceSum", "o", "s"), node("Add", "x s")], {"i": numbers(*range(64)), "n": np.array(2**33), "v": np.ones(2, np.float32)}, "computes more"),
     "grown step by step": ([node("Concat", "v v", "v1", axis=0), *[node("Concat", f"v{i} v{i}", f"v{i + 1}", axis=0) for i in range(1, 40)], node("Add", "x v40")], {"v": np.ones((1, 4), np.float32)}, "computes more"),
     "outer product": ([node("MatMul", "a b", "c"), node("Add", "x c")], {"a": np.ones((40000, 1), np.int32), "b": np.ones((1, 40000), np.int32)}, "computes more"),
+    "long product": ([node("ConstantOfShape", "n", "c"), node("MatMul", "c c", "d"), node("ReduceSum", "d", "s"), node("Add", "x s")], {"n": numbers(2000, 2000)}, "additions and multiplications"),
+    "wide convolution": ([node("ConstantOfShape", "n", "c"), node("ConstantOfShape", "k", "w"), node("Conv", "c w", "d"), node("ReduceSum", "d", "s"), node("Add", "x s")], {"n": numbers(1, 1, 2000, 2000), "k": numbers(1, 1, 65, 65)}, "computes more"),
     "many turns": (counting(2**40, [node("Identity", "s", "t")]), {}, "more than 1024 times"),
     "a huge value": ([node("Expand", "x n")], {"n": numbers(2**40, 4)}, "more than 2,147,483,648 entries"),
 }  # fmt: skip
@@ -94,6 +99,21 @@ def test_a_run_that_takes_much_memory_is_not_certified_unasked(tmp_path):
         onnx_network(path)[0].check_run()
     held["n"] = numbers(2, 4)
     assert metanet.build(write(path, nodes, held)).space.certified
+
+
+def test_a_run_that_takes_long_is_not_certified_unasked(tmp_path):
+    names = ["x", *(f"x{i}" for i in range(1, 20)), "y"]
+    nodes = [node("MatMul", f"{a} {a}", b) for a, b in itertools.pairwise(names)]
+    module = onnx_network(write(tmp_path / "a.onnx", nodes, shape=(1, 512, 512)))[0]
+    assert module.run_work == 20 * 2 * (512**3 + 512**2)  # every product is made and reshaped
+    with pytest.raises(SpaceError, match=r"a run takes about [\d,]+ additions and multiplications, more than"):
+        module.check_run()
+
+
+def test_a_run_counts_what_operators_take_inside(tmp_path):
+    held = {"w": np.ones((1, 8, 15, 15), np.float32)}
+    module = onnx_network(write(tmp_path / "a.onnx", [node("Conv", "x w")], held, (1, 8, 128, 128)))[0]
+    assert module.run_bytes == 8 * (unfolded.PIECE + 114**2)
 
 
 def test_more_memory_on_demand(tmp_path):

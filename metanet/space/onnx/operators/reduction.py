@@ -68,8 +68,18 @@ def _softmax(name: str, function: Callable[..., Tensor]) -> None:
         return function(x.flatten(first), first).reshape(x.shape)
 
 
-_softmax("Softmax", torch.softmax)
-_softmax("LogSoftmax", torch.log_softmax)
+def _wide(function: Callable[..., Tensor]) -> Callable[[Tensor, int], Tensor]:
+    """A function of single precision on half types, in which torch rounds every exponential."""
+
+    def wide(x: Tensor, dim: int) -> Tensor:
+        half = x.dtype in (torch.float16, torch.bfloat16)
+        return function(x, dim, dtype=torch.float32).to(x.dtype) if half else function(x, dim)
+
+    return wide
+
+
+_softmax("Softmax", _wide(torch.softmax))
+_softmax("LogSoftmax", _wide(torch.log_softmax))
 _softmax("Hardmax", lambda x, dim: torch.zeros_like(x).scatter(dim, x.argmax(dim, keepdim=True), 1.0))
 
 
