@@ -68,18 +68,16 @@ def _softmax(name: str, function: Callable[..., Tensor]) -> None:
         return function(x.flatten(first), first).reshape(x.shape)
 
 
-def _wide(function: Callable[..., Tensor]) -> Callable[[Tensor, int], Tensor]:
-    """A function of single precision on half types, in which torch rounds every exponential."""
-
-    def wide(x: Tensor, dim: int) -> Tensor:
-        half = x.dtype in (torch.float16, torch.bfloat16)
-        return function(x, dim, dtype=torch.float32).to(x.dtype) if half else function(x, dim)
-
-    return wide
+def _shares(x: Tensor, dim: int) -> Tensor:
+    """Softmax; on half types in the steps of ONNX's standard, each of them rounded, which torch's own does not do."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return torch.softmax(x, dim)
+    powers = (x - x.amax(dim, keepdim=True)).exp()
+    return powers / powers.sum(dim, keepdim=True)
 
 
-_softmax("Softmax", _wide(torch.softmax))
-_softmax("LogSoftmax", _wide(torch.log_softmax))
+_softmax("Softmax", _shares)
+_softmax("LogSoftmax", torch.log_softmax)
 _softmax("Hardmax", lambda x, dim: torch.zeros_like(x).scatter(dim, x.argmax(dim, keepdim=True), 1.0))
 
 
