@@ -115,7 +115,7 @@ def show(name: str, graph: NeuronGraph, summary: dict[str, Any]) -> None:
 
     console = Console()
     state = "certified" if summary["certified"] else "not certified"
-    how = HOW.get(summary["source"], f"recognised as {summary['source']} and traced from its code")
+    how = HOW.get(summary["source"], f"recognised as {summary['source']}, and traced from its code")
     counts = (
         f"{summary['neurons']:,} neurons, {summary['connections']:,} connections, {summary['parameters']:,} parameters"
     )

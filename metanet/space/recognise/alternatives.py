@@ -2,13 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+from torch import Tensor, nn
+
+from metanet.errors import SpaceError
 from metanet.space.labels import Label
+from metanet.space.trace import trace
 from metanet.space.weight_space import Link, WeightSpace
 
 OPEN = ("stride", "activation", "gauges", "structure")
+SOURCES = ("training", "pretrained_cfg", "default_cfg", "name_or_path")  # attributes that change no function
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def distinct(made: Sequence[tuple[str, Callable[[], tuple[nn.Module, Any]]]]) -> tuple[list[list[str]], set[str]]:
+    """Return sets of architectures of equal spaces, and in what the sets differ: a subset of ``OPEN``.
+
+    Modules of equal settings are equal; one of each setting is traced. What cannot be constructed with the installed
+    version is left out; what cannot be traced may compute anything.
+
+    Args:
+        made: Name of each architecture, and what constructs its module and inputs.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, make in made:
+        try:
+            alike.setdefault(settings(make()[0]), []).append(name)
+        except SpaceError:
+            continue
+    if len(alike) < 2:
+        return list(alike.values()), set()
+    classes: list[tuple[WeightSpace | None, list[str]]] = []
+    for names in alike.values():
+        try:
+            space = trace(*dict(made)[names[0]]())
+        except SpaceError:
+            classes.append((None, names))
+            continue
+        same = next((members for other, members in classes if other is not None and not compare([other, space])), None)
+        if same is None:
+            classes.append((space, names))
+        else:
+            same.extend(names)
+    spaces = [space for space, _ in classes if space is not None]
+    differs = {"structure"} if len(spaces) < len(classes) else compare(spaces)
+    return [names for _, names in classes], differs
+
+
+def settings(module: nn.Module) -> str:
+    """Return everything but the weights that a module computes by: the classes of its parts and their attributes.
+
+    Modules of equal settings, names and shapes compute the same function of their weights.
+    """
+    lines = []
+    for path, part in module.named_modules(remove_duplicate=False):
+        own = {} if "Drop" in type(part).__name__ else vars(part)
+        plain = {k: _plain(v) for k, v in own.items() if not k.startswith("_") and k not in SOURCES}
+        lines.append(f"{path} {type(part).__module__}.{type(part).__qualname__} {sorted(plain.items())}")
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"tensor {list(value.shape)}"
+    return ADDRESS.sub("", repr(value))
 
 
 def compare(spaces: Sequence[WeightSpace]) -> set[str]:

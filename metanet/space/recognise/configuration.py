@@ -21,6 +21,7 @@ NAME = "config.json"
 MAX_BYTES = 1 << 20
 MAX_INTEGER = 1 << 21  # above every size of a vocabulary or a text; sizes of weights are bounded by the file itself
 MAX_ITEMS, MAX_DEPTH = 256, 3
+LARGEST = 1536  # side of an image, or number of layers, that a configuration of timm may ask for
 SKIPPED = ("auto_map", "quantization", "dtype", "implementation", "backbone", "remote", "path", "_name", "kernel")
 TIMM_ARGUMENTS = ("img_size", "global_pool", "num_classes", "in_chans", "class_token", "patch_size", "depths")
 
@@ -68,16 +69,29 @@ def _timm_arguments(data: Mapping[str, Any]) -> dict[str, Any]:
         if key in data:
             arguments.setdefault(key, data[key])
     for name, value in arguments.items():
-        if name not in TIMM_ARGUMENTS or not is_plain(value):
+        free = name in ("num_classes", "in_chans")  # the shapes of a file bound them
+        if name not in TIMM_ARGUMENTS or not is_plain(value) or not (free or _is_small(value)):
             raise SpaceError(
                 f"its {NAME} says that timm made it with {name}={str(value)[:40]!r}, which is not understood; "
-                f"accepted: {', '.join(TIMM_ARGUMENTS)}. Build the module in Python and pass it with example inputs"
+                f"accepted: {', '.join(TIMM_ARGUMENTS)}, with sizes to {LARGEST:,}. "
+                "Build the module in Python and pass it with example inputs"
             )
     return arguments
 
 
-def plain_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+def _is_small(value: Any) -> bool:
+    """Return whether no number in a plain value is above ``LARGEST``: images and their masks take memory squared."""
+    if isinstance(value, (list, dict)):
+        return all(map(_is_small, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, (int, float)) or abs(value) <= LARGEST
+
+
+def plain_fields(data: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Return the plain values of a configuration of transformers, without what could name code, files or formats.
+
+    Args:
+        data: The configuration.
+        depth: How many configurations it lies in, such as ``text_config`` and ``vision_config``.
 
     Raises:
         SpaceError: A value is not plain or too large.
@@ -89,8 +103,8 @@ def plain_fields(data: Mapping[str, Any]) -> dict[str, Any]:
         if name == "id2label":
             found["num_labels"] = len(value) if isinstance(value, dict) else 2
             continue
-        if name.endswith("_config") and isinstance(value, dict):
-            value = plain_fields(value)
+        if name.endswith("_config") and isinstance(value, dict) and depth < MAX_DEPTH:
+            value = plain_fields(value, depth + 1)
         if not is_plain(value):
             raise SpaceError(
                 f"its {NAME} has {name}={str(value)[:40]!r}. Accepted are texts, finite numbers to {MAX_INTEGER:,} "

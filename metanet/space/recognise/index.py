@@ -16,6 +16,7 @@ from metanet.space.recognise.fingerprint import Shapes, names_key, shapes_key, s
 
 FILE = Path(__file__).with_name("index.json.xz")
 FORMAT = 1
+HEADLESS = "?num_classes=0"  # after the name of a timm model that gives features
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Known:
         """The name by which a user chooses it: ``"timm:resnet50"``."""
         return f"{self.library}:{self.name}"
 
+    @property
+    def key(self) -> str:
+        """The name in groups of equal fingerprints: that of a net without its head says so."""
+        return self.id + (HEADLESS if self.arguments.get("num_classes") == 0 else "")
+
     def fit(self, shapes: Shapes) -> dict[str, Any] | None:
         """Return the arguments with which the constructor gives these shapes, or None if no arguments do."""
         found = dict(self.arguments)
@@ -75,10 +81,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Group:
-    """Architectures of equal names and shapes that compute something different.
+    """Architectures of equal names and shapes, compared.
 
     Attributes:
-        classes: Sets of names; the spaces of one class are equal.
+        classes: Sets of keys; the spaces of one class are equal.
         differs: In what the classes differ: ``"stride"``, ``"activation"``, ``"gauges"``, or ``"structure"``.
     """
 
@@ -93,7 +99,8 @@ class Index:
     Attributes:
         versions: Version of each library that the index was made with.
         entries: Rows of architectures by the hash of their names; :meth:`candidates` reads them.
-        groups: Groups by the name of each architecture in them.
+        groups: Architectures of several libraries that share a fingerprint, by the key of each; :meth:`differs` reads
+            them where one of the libraries is missing.
         inferable: Names of architectures whose space :func:`metanet.infer` derives rightly without the library.
         skeletons: Classes of transformers by the hash of their names with every number replaced.
         classes: Every class of transformers that may be constructed.
@@ -113,6 +120,20 @@ class Index:
         rows = self.entries.get(names_key(shapes), ())
         known = [Known(r[0], r[1], r[2], tuple(OpenDim(*o) for o in r[3]), r[4]) for r in rows]
         return [(one, found) for one in known if (found := one.fit(shapes)) is not None]
+
+    def differs(self, known: Known, others: Sequence[Known]) -> Sequence[str]:
+        """Return in what an architecture may differ from others of its names and shapes, without constructing it.
+
+        It differs in structure for all that is known if the index does not compare it with one of them.
+        """
+        found = self.groups.get(known.key)
+        if found is None:
+            return ("structure",)
+        own = next(members for members in found.classes if known.key in members)
+        if any(other.key in own for other in others):
+            return ()
+        compared = {key for members in found.classes for key in members}
+        return found.differs if any(other.key in compared for other in others) else ("structure",)
 
     def classes_like(self, shapes: Shapes) -> Sequence[str]:
         """Return the classes of transformers with these names at some depth."""

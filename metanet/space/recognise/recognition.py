@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from metanet.checkpoint.checkpoint import Checkpoint
 from metanet.errors import SpaceError
-from metanet.space.recognise.alternatives import common
+from metanet.space.recognise.alternatives import common, distinct
+from metanet.space.recognise.assumed import assumed
 from metanet.space.recognise.configuration import NAME, Named, named, read_configuration
-from metanet.space.recognise.construct import prefixed
+from metanet.space.recognise.construct import only_shapes, prefixed
 from metanet.space.recognise.fingerprint import shapes_of
 from metanet.space.recognise.index import Index, Known, load_index
 from metanet.space.recognise.libraries import Inputs, create, import_library, is_installed, version
@@ -30,6 +31,7 @@ CHOOSE = "pass architecture='{0}' (--architecture {0})"
 REMEMBERED = 16  # spaces kept: a folder of checkpoints holds many of one architecture
 
 _spaces: dict[Any, WeightSpace] = {}
+_distinct: dict[Any, tuple[list[list[str]], set[str]]] = {}  # one entry a fingerprint that several share
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Recognition:
         view: The part of the state dict that belongs to it, and the prefix of its names.
         others: Architectures of the same names and shapes whose spaces differ in what is left open in :attr:`space`.
         unseen: What those of them that are not installed differ in.
+        said: Whether the user or a ``config.json`` named it; otherwise the fingerprint alone did, and the source of the
+            space says what is taken as published.
     """
 
     library: str
@@ -51,28 +55,33 @@ class Recognition:
     view: View
     others: tuple[Known, ...] = ()
     unseen: tuple[str, ...] = ()
+    said: bool = False
 
     @property
     def id(self) -> str:
-        """``"timm:resnet50"``: what chooses the architecture, and the source of its space."""
+        """``"timm:resnet50"``: what chooses the architecture."""
         return f"{self.library}:{self.name}"
 
     @cached_property
     def space(self) -> WeightSpace:
-        """The traced space, in the names of the state dict.
+        """The traced space, in the names of the state dict; its source names the architecture, and what is assumed.
 
         Raises:
             SpaceError: The installed library makes other tensors, or its module cannot be traced.
         """
-        key = (self.id, repr(sorted(self.arguments.items())), self.view.prefix, tuple(self.view.whole.items()))
+        arguments, whole = repr(sorted(self.arguments.items())), tuple(self.view.whole.items())
+        key = (self.id, arguments, self.view.prefix, self.said, whole)
         if key not in _spaces:
-            spaces = [self._traced(self.name, self.library, self.arguments)]
+            space, module = self._traced(self.name, self.library, self.arguments)
+            spaces = [space]
             for other in self.others:
-                arguments = other.fit(self.view.shapes)
-                spaces += [self._traced(other.name, other.library, arguments)] if arguments is not None else []
+                fields = other.fit(self.view.shapes)
+                spaces += [self._traced(other.name, other.library, fields)[0]] if fields is not None else []
             while len(_spaces) >= REMEMBERED:
                 _spaces.pop(next(iter(_spaces)))
-            _spaces[key] = replace(common(spaces, self.unseen), source=self.id)
+            agreed = common(spaces, self.unseen)
+            taken = "" if self.said else assumed(module, agreed)
+            _spaces[key] = replace(agreed, source=f"{self.id}, {taken}" if taken else self.id)
         return _spaces[key]
 
     def module(self) -> tuple[nn.Module, Inputs]:
@@ -94,10 +103,10 @@ class Recognition:
             )
         return prefixed(module, self.view.prefix), inputs
 
-    def _traced(self, name: str, library: str, arguments: Mapping[str, Any]) -> WeightSpace:
+    def _traced(self, name: str, library: str, arguments: Mapping[str, Any]) -> tuple[WeightSpace, nn.Module]:
         module, inputs = self._module(name, library, arguments)
         try:
-            return renamed(trace(module, inputs), self.view.whole)
+            return renamed(trace(module, inputs), self.view.whole), module
         except SpaceError as error:
             raise SpaceError(f"recognised as {library}:{name}, which cannot be traced: {error}") from None
 
@@ -143,38 +152,35 @@ def recognise(
 
 
 def _settle(candidates: list[tuple[Known, dict[str, Any]]], view: View, index: Index) -> Recognition | None:
-    """Choose among architectures of one fingerprint."""
-    classes = list(_classes([known for known, _ in candidates], index))
-    arguments = {known.id: found for known, found in candidates}
-    differs = index.groups[candidates[0][0].id].differs if len(classes) > 1 else ()
-    if "structure" in differs:
-        first = [members[0].id for members in classes]
+    """Choose among architectures of one fingerprint; those whose library is installed are compared as they are."""
+    here = [(known, found) for known, found in candidates if is_installed(known.library)]
+    away = [known for known, _ in candidates if not is_installed(known.library)]
+    if not here:
+        if any(known.id in index.inferable for known in away):
+            return None
+        raise _missing(away, index)
+    by_key = {known.key: (known, found) for known, found in here}
+    classes, differs = [[key] for key in by_key], set[str]()
+    if len(by_key) > 1:
+        name = (*by_key, view.prefix, repr([found for _, found in here]))
+        if name not in _distinct:
+            make = [(k, partial(create, o.library, o.name, found, index.presets)) for k, (o, found) in by_key.items()]
+            _distinct[name] = distinct(make)
+        classes, differs = _distinct[name]
+    unseen = {what for known in away for what in index.differs(known, [one for one, _ in here])}
+    if "structure" in differs | unseen:
+        first = [by_key[members[0]][0].id for members in classes] + [
+            known.id for known in away if "structure" in unseen
+        ]
+        first = list(dict.fromkeys(first))
         raise SpaceError(
-            f"these names and shapes are those of {', '.join(first[:-1])} and {first[-1]}, which compute different "
+            f"these names and shapes are those of {', '.join(first[:-1])} and {first[-1]}, which may compute different "
             f"things: {', or '.join(CHOOSE.format(id) for id in first)}"
         )
-    at_hand = [one for members in classes if (one := _installed(members)) is not None]
-    if not at_hand:
-        if any(known.id in index.inferable for known, _ in candidates):
-            return None
-        raise _missing([known for known, _ in candidates], index)
-    chosen, *others = at_hand
-    unseen = differs if len(at_hand) < len(classes) else ()
-    return Recognition(chosen.library, chosen.name, arguments[chosen.id], view, tuple(others), tuple(unseen))
-
-
-def _classes(known: list[Known], index: Index) -> Iterator[list[Known]]:
-    """Yield sets of architectures of equal spaces, those of architectures without a group together."""
-    left = list(known)
-    while left:
-        group = index.groups.get(left[0].id)
-        same = next((c for c in group.classes if left[0].id in c), ()) if group is not None else ()
-        yield [k for k in left if k.id in same] if same else left
-        left = [k for k in left if k.id not in same] if same else []
-
-
-def _installed(members: list[Known]) -> Known | None:
-    return next((known for known in members if is_installed(known.library)), None)
+    if not classes:
+        classes = [[next(iter(by_key))]]  # none can be constructed: the first says why
+    chosen, *others = (by_key[members[0]][0] for members in classes)
+    return Recognition(chosen.library, chosen.name, by_key[chosen.key][1], view, tuple(others), tuple(sorted(unseen)))
 
 
 def _missing(known: list[Known], index: Index) -> SpaceError:
@@ -207,7 +213,7 @@ def _chosen(state: Mapping[str, Tensor], architecture: str, index: Index) -> Rec
             if known.id == architecture:
                 if not is_installed(known.library):
                     raise _missing([known], index)
-                return Recognition(known.library, known.name, arguments, view)
+                return Recognition(known.library, known.name, arguments, view, said=True)
     default = architecture.startswith("transformers:")
     advice = f" in its default configuration: pass the path of its {NAME} instead" if default else ""
     raise SpaceError(f"these {len(state)} tensors ({', '.join(list(state)[:3])}, ..) are not {architecture}{advice}")
@@ -227,8 +233,9 @@ def _configured(state: Mapping[str, Tensor], said: Named, index: Index) -> Recog
                 package = import_library("transformers")
                 if not fits(package, said.name, said.arguments, view.shapes):
                     continue
-            found = Recognition(said.library, said.name, said.arguments, view)
-            module, _ = create(said.library, said.name, said.arguments, index.presets)
+            found = Recognition(said.library, said.name, said.arguments, view, said=True)
+            with only_shapes(view.shapes):
+                module, _ = create(said.library, said.name, said.arguments, index.presets)
         except Exception as error:  # a constructor of a library may raise anything on values that do not go together
             if said.name in index.classes_like(view.shapes):
                 raise SpaceError(f"its {NAME} does not make a {said.name}: {type(error).__name__}: {error}") from None
