@@ -41,7 +41,7 @@ def infer(
     """Derive the weight space of a network without code from its tensors: recognise it, or infer a chain.
 
     Names and shapes of the architectures in the index of :mod:`metanet.space.recognise` are known: of torchvision,
-    of timm (628 of 1,371) and some published sizes of transformers; 181 classes of transformers are built as the
+    of timm (928 of 1,371) and some published sizes of transformers; 181 classes of transformers are built as the
     ``config.json`` beside a file says. The space of such a network is traced on the library's own module, without
     weights; it is not an inferred one. Everything below is about other networks: an MLP, a CNN or an
     INR whose space is inferred.

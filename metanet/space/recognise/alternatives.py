@@ -14,7 +14,7 @@ from metanet.space.labels import Label
 from metanet.space.trace import trace
 from metanet.space.weight_space import Link, WeightSpace
 
-OPEN = ("stride", "activation", "gauges", "structure")
+OPEN = ("stride", "activation", "depth", "gauges", "structure")
 SOURCES = ("training", "pretrained_cfg", "default_cfg", "name_or_path")  # attributes that change no function
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -75,7 +75,8 @@ def _plain(value: Any) -> str:
 def compare(spaces: Sequence[WeightSpace]) -> set[str]:
     """Return in what spaces differ: a subset of ``OPEN``, empty if they are equal, gauges included.
 
-    ``"structure"`` stands for anything but the strides and the activations of links and the gauges.
+    ``"structure"`` stands for anything but the strides, activations and depths of links and the gauges; pooling between
+    layers adds to their depths.
     """
     first, *others = spaces
     found: set[str] = set()
@@ -84,6 +85,7 @@ def compare(spaces: Sequence[WeightSpace]) -> set[str]:
             return {"structure"}
         for a, b in zip(first.links, other.links, strict=True):
             found |= {"stride"} if a.stride != b.stride else set()
+            found |= {"depth"} if a.depth != b.depth else set()
             found |= {"activation"} if a.activation != b.activation else set()
         if set(first.gauges) != set(other.gauges):
             found.add("gauges")
@@ -92,6 +94,8 @@ def compare(spaces: Sequence[WeightSpace]) -> set[str]:
 
 def common(spaces: Sequence[WeightSpace], unseen: Sequence[str] = ()) -> WeightSpace:
     """Return what spaces that differ in no structure agree on: other strides and activations are left open.
+
+    Depths are those of the first: no claim rests on them.
 
     Args:
         spaces: Spaces of the alternatives.
@@ -135,7 +139,7 @@ def _movable(label: Label, free: dict[str, set[tuple[str, int, int]]]) -> tuple[
 
 
 def _bare(space: WeightSpace) -> WeightSpace:
-    links = tuple(replace(k, stride=(), activation=None) for k in space.links)
+    links = tuple(replace(k, stride=(), activation=None, depth=0) for k in space.links)
     return replace(space, links=links, gauges=())
 
 

@@ -5,6 +5,7 @@ Only names in the index of this package are ever constructed, without pretrained
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -49,13 +50,17 @@ def import_library(library: str) -> ModuleType:
     """Import one of the libraries.
 
     A torchvision whose compiled operations do not fit the installed torch fails to import, and timm with it. No network
-    here calls these operations, so they are declared without an implementation and the import is tried again.
+    here calls these operations, so they are declared without an implementation and the import is tried again. The parts
+    of transformers are imported when they are first used, so torchvision, which they import, goes first.
 
     Raises:
         SpaceError: It is not installed, or cannot be imported.
     """
     if library not in LIBRARIES:
         raise SpaceError(f"got the library '{library}'. Accepted: {', '.join(LIBRARIES)}")
+    if library == "transformers" and is_installed("torchvision"):
+        with contextlib.suppress(SpaceError):
+            import_library("torchvision")
     try:
         return importlib.import_module(library)
     except RuntimeError as error:

@@ -113,7 +113,7 @@ def run_part(step: str, part: int, parts: int, folder: Path, only: str) -> None:
     if step == "found":
         work(architectures(only)[part::parts], lambda id: finding(*id.split(":", 1)), file)
     else:
-        found = read(sorted(folder.glob("found-*.jsonl")))
+        found = {id: one for id, one in read(sorted(folder.glob("found-*.jsonl"))).items() if one != "begun"}
         work(sorted(shared(found))[part::parts], lambda ids: group(ids.split()), file)
 
 
