@@ -119,9 +119,9 @@ class Building:
         space, text = self._space(made.space.digest), (made.space.to_json(indent=1) + "\n").encode()
         if not space.is_file() or text < space.read_bytes():
             write_file(space, text)
-        write_file(shard_path(self.folder, made.space.digest, number), made.content)
         known = read_note(self.folder / FINISHED) | {str(number): hashlib.sha256(made.content).hexdigest()}
         write_file(self.folder / FINISHED, json.dumps(known, indent=1).encode())
+        write_file(shard_path(self.folder, made.space.digest, number), made.content)  # last: then it is finished
 
     def finish_zoo(self, recipe: Recipe, shards: list[Shard]) -> None:
         """Write the table, all shards being there, and give the folder its name."""

