@@ -3,6 +3,7 @@
 import io
 import math
 import mmap
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -166,20 +167,20 @@ def check_end(source: Path | BinaryIO) -> None:
 
 
 def check_heaps(source: Path | BinaryIO) -> None:
-    """Walk the heaps that hold long attributes: the HDF5 library crashes or never ends on some damaged ones.
+    """Walk the heaps that hold long attributes: some damaged ones make the HDF5 library crash, hang or take gigabytes.
 
     Layout: https://support.hdfgroup.org/documentation/hdf5/latest/_f_m_t3.html, section III.E, "Global Heap".
 
     Raises:
-        CheckpointError: Objects of a heap do not fill it exactly.
+        CheckpointError: Objects of a heap do not fill it exactly, or a reference to one is longer than the file.
     """
     if isinstance(source, Path):
         with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            whole = all(heap_is_whole(mapped, at) for at in heaps(mapped))
+            whole = all(heap_is_whole(mapped, at) for at in heaps(mapped)) and lengths_fit(mapped)
     else:
         data = source.read()
         source.seek(0)
-        whole = all(heap_is_whole(data, at) for at in heaps(data))
+        whole = all(heap_is_whole(data, at) for at in heaps(data)) and lengths_fit(data)
     if not whole:
         raise CheckpointError("the HDF5 file is damaged (got a global heap of the wrong size). Download it again.")
 
@@ -190,6 +191,20 @@ def heaps(data: bytes | mmap.mmap) -> Iterator[int]:
     while at >= 0:
         yield at
         at = data.find(HEAP, at + len(HEAP))
+
+
+def lengths_fit(data: bytes | mmap.mmap) -> bool:
+    """Whether no entry of a heap is said to be longer than the file: the HDF5 library allocates that length unchecked.
+
+    What refers to an entry is its length (4 bytes), the address of the heap (8) and the entry's number in it (4).
+    """
+    places = [re.escape(at.to_bytes(8, "little")) for at in heaps(data)]
+    for found in re.finditer(b"|".join(places), data) if places else ():
+        at = found.start()
+        length, index = (int.from_bytes(data[i : i + 4], "little") for i in (max(at - 4, 0), at + 8))
+        if length > len(data) and 0 < index < 2**16:
+            return False
+    return True
 
 
 def heap_is_whole(data: bytes | mmap.mmap, start: int) -> bool:

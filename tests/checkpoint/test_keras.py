@@ -282,6 +282,17 @@ def test_heaps_that_the_library_would_walk_for_ever(tmp_path: Path) -> None:
     assert names(load(path)) == ["d.weight"]
 
 
+def test_a_text_that_is_said_to_be_longer_than_the_file_is_not_allocated(tmp_path: Path) -> None:
+    path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}}, model(layer("Dense", "d")))
+    data = bytearray(path.read_bytes())
+    address = data.index(b"GCOL").to_bytes(8, "little")
+    first = address + (1).to_bytes(4, "little")  # what refers to the first entry, after the entry's length
+    data[data.index(first) - 1] = 0x7F  # two gigabytes
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="got a global heap of the wrong size"):
+        load(path)
+
+
 def test_attributes_that_are_no_text(tmp_path: Path) -> None:
     path = legacy(tmp_path / "a.h5", {"d": {"d/kernel:0": draw(2, 2)}})
     with h5py.File(path, "a") as file:
